@@ -1,0 +1,89 @@
+"""A directory behind a slow disk that can be told to fail (slowdisk.c), for benchmarks and tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from bench.fleet import FleetError
+
+Fault = Literal["ok", "eio", "read-eio", "enospc"]
+
+
+class SlowDisk:
+    """What is in `source`, seen at `mountpoint`; every read from it takes `delay_s` longer. Needs root."""
+
+    def __init__(self, source: Path, mountpoint: Path, delay_s: float = 0.010) -> None:
+        self._mountpoint = mountpoint
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise FleetError("a C compiler is missing: install it with `apt-get install gcc libc6-dev`")
+        if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+            raise FleetError("a slow disk is simulated through FUSE: run this as root on a kernel that has /dev/fuse")
+        self._home = tempfile.TemporaryDirectory(prefix="oca-disk-")
+        binary = Path(self._home.name) / "slowdisk"
+        code = Path(__file__).with_name("slowdisk.c")
+        subprocess.run([compiler, "-O2", "-Wall", "-pthread", "-o", str(binary), str(code)], check=True)
+        mountpoint.mkdir(parents=True, exist_ok=True)
+        command = [str(binary), str(source), str(mountpoint), str(round(delay_s * 1000))]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self._hear() != "mounted":
+            self._process.wait()
+            self._home.cleanup()
+            raise FleetError(f"{mountpoint} cannot be mounted: the line above says why")
+
+    def __enter__(self) -> SlowDisk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmount it; whoever still has a file open keeps it until then."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                subprocess.run(["umount", "-l", str(self._mountpoint)], check=False)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._home.cleanup()
+
+    def fail(self, fault: Fault) -> None:
+        """From now on: everything fails, reads fail, writes fail for lack of room, or nothing fails any more."""
+        self._ask(fault)
+
+    @property
+    def reads(self) -> int:
+        """How many reads have come through to the disk so far; those answered from memory do not."""
+        return int(self._ask("reads"))
+
+    def drop(self) -> None:
+        """Forget what is in memory of its files."""
+        for folder, _, names in os.walk(self._mountpoint):
+            for name in names:
+                fd = os.open(Path(folder) / name, os.O_RDONLY)
+                try:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(fd)
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    def _hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()

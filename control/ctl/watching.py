@@ -1,0 +1,166 @@
+"""`ocactl fill watch`: fills as they go, drawn again and again to the width that there is."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from control.ctl.client import Controller, ControllerError, size
+
+_POLL_S = 1.0
+# A rate is taken over so many looks, so that it neither jumps nor lags.
+_LOOKS = 10
+# Tracks shown of one appliance; of the others their number.
+_TRACKS = 4
+_WIDE = 120
+
+
+class Pace:
+    """How fast each appliance fetches, seen from its last looks."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[tuple[float, int]]] = {}
+
+    def look(self, box: str, at: float, count: int) -> float:
+        """Note that `box` had `count` bytes at `at`; bytes per second over the last looks, 0 if unknown."""
+        seen = self._seen.setdefault(box, deque(maxlen=_LOOKS))
+        if seen and count < seen[-1][1]:
+            seen.clear()  # another run has begun
+        seen.append((at, count))
+        (first, before), (last, now) = seen[0], seen[-1]
+        return (now - before) / (last - first) if last > first else 0.0
+
+
+def sentence(outlook: Mapping[str, Any] | None) -> str:
+    """What an operator has to know of the outlook of a fill: nothing if it fits its window."""
+    if outlook is None or outlook["fits"]:
+        return ""
+    if outlook["rate_bps"] is None:
+        return f"{size(outlook['bytes'])} to come, but it has not told of its windows yet"
+    if outlook["ends"] is None:
+        return f"{size(outlook['bytes'])} will not come within a year of its windows"
+    return (
+        f"{size(outlook['bytes'])} take {_duration(outlook['seconds'])}, longer than the window: "
+        f"{outlook['windows']} windows, there on {_moment(outlook['ends'])}"
+    )
+
+
+def following(of: Controller, boxes: frozenset[str], *, until_done: bool) -> None:
+    """Draw until interrupted, or until all is in place; a controller that is away is said, and asked again."""
+    console, pace, found = Console(), Pace(), {}
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            problem = ""
+            try:
+                found = of.ask("GET", "fills", tracks="1")
+            except ControllerError as error:
+                if not found:
+                    raise
+                problem = str(error)
+            rows = [box for box in found["appliances"] if not boxes or box["appliance"] in boxes]
+            missing = boxes - {box["appliance"] for box in rows}
+            if missing:
+                raise ControllerError(f"there is no appliance {', '.join(sorted(missing))} that is filled")
+            live.update(screen(found["plan"], rows, pace, time.time(), console.width, problem), refresh=True)
+            if until_done and not problem and all(box["held"] == box["wanted"] for box in rows):
+                return
+            time.sleep(_POLL_S)
+
+
+def screen(
+    plan: int, rows: list[dict[str, Any]], pace: Pace, now: float, width: int, problem: str = ""
+) -> RenderableType:
+    """One picture of all fills, `width` characters wide. Wide ones say where the bytes come from, too."""
+    wide = width >= _WIDE
+    names = [f"{box['appliance']} ({box['site']})" if wide else box["appliance"] for box in rows]
+    tracks = [f"  {track['title']} {track['track']}" for box in rows for track in _coming(box)]
+    first = max([len(name) for name in (*names, *tracks)], default=0)
+    first = min(first, width // (3 if wide else 4))
+    bar = max(8, min(40, width - first - (90 if wide else 58)))
+    complete = sum(box["held"] == box["wanted"] for box in rows)
+    lines = [Text(f"plan {plan}: {complete} of {len(rows)} appliances have everything", style="bold")]
+    for name, box in zip(names, rows, strict=True):
+        rate = pace.look(box["appliance"], now, sum(box["fetched"].values()))
+        state, style, notes = _state(box, rate, now)
+        cells = [f"{box['held']}/{box['wanted']}".rjust(7), size(sum(box["fetched"].values())).rjust(9)]
+        cells.append((f"{size(rate)}/s" if rate else "").rjust(11))
+        if wide:
+            whence = ", ".join(f"{size(count)} {kind}" for kind, count in sorted(box["classes"].items()))
+            cells.append(whence.ljust(31))
+        if len(state) > width - first - bar - sum(2 + len(cell) for cell in cells) - 4:
+            # What does not fit beside the figures has a line of its own.
+            notes.insert(0, (state, style))
+            state = ""
+        lines.append(_line(name, first, _bar(box["held"], box["wanted"], bar), cells, (state, style)))
+        for track in _coming(box):
+            cells = [" " * 7, size(track["bytes"]).rjust(9)]
+            title = f"  {track['title']} {track['track']}"
+            lines.append(_line(title, first, _bar(track["bytes"], track["total"], bar), cells, ("", ""), "dim"))
+            if track.get("error"):
+                notes.append((track["error"], "red"))
+        rest = len(box["tracks"]) - len(_coming(box))
+        if rest:
+            lines.append(Text(f"  {rest} more wait", style="dim"))
+        for words, style in notes:
+            filled = textwrap.wrap(words, width - 4) or [""]
+            lines += [Text(f"    {part}", style=style) for part in filled]
+    if problem:
+        lines.append(Text(problem, style="red"))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Group(*lines)
+
+
+def _line(name: str, first: int, bar: Text, cells: list[str], state: tuple[str, str], style: str = "") -> Text:
+    """One line: a name, a bar, figures in columns, and what is to be said."""
+    head = Text(name, style=style)
+    head.truncate(first, overflow="ellipsis", pad=True)
+    return Text("  ").join([head, bar, *(Text(cell, style=style) for cell in cells), Text(state[0], style=state[1])])
+
+
+def _coming(box: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tracks of an appliance that are being fetched or have failed, some of them."""
+    return [track for track in box["tracks"] if track["state"] != "waiting"][:_TRACKS]
+
+
+def _bar(done: int, total: int, width: int) -> Text:
+    full = width * done // total if total else 0
+    return Text.assemble(("━" * full, "green"), ("─" * (width - full), "dim"))
+
+
+def _state(box: Mapping[str, Any], rate: float, now: float) -> tuple[str, str, list[tuple[str, str]]]:
+    """What to say of an appliance in a few words, in which style, and what of it takes lines of its own."""
+    notes: list[tuple[str, str]] = []
+    outlook = box["outlook"]
+    if box["held"] == box["wanted"]:
+        return "complete", "green", notes
+    if sentence(outlook):
+        notes.append((sentence(outlook), "yellow"))
+    if box["paused"]:
+        return "paused", "yellow", notes
+    if rate and outlook is not None:
+        left = outlook["bytes"] / rate
+        return f"done in {_duration(left)}, {_moment(now + left)}", "", notes
+    if box["errors"] and box["finished"]:
+        return "failed", "red", [*notes, *((error, "red") for error in box["errors"][:_TRACKS])]
+    return "ordered" if box["order"] else "waits for its window" if box["outside_window"] else "begins", "", notes
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%MZ")

@@ -1,0 +1,318 @@
+"""The controller's tables, and the migrations that lead to them.
+
+Every write appends to `changes` in its own transaction; memory is kept current by reading that table on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from control import schema_enrolment
+
+metadata = MetaData()
+
+
+def _owner() -> Column[str]:
+    return Column("owner", String(64), nullable=False, server_default="default")
+
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+titles = Table(
+    "titles",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _owner(),
+    Column("name", Text, nullable=False),
+    Column("active", String(32), nullable=False),
+    Column("added_at", Float, nullable=False),
+)
+versions = Table(
+    "versions",
+    metadata,
+    Column("title", ForeignKey("titles.id"), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    Column("published", BigInteger, nullable=False),
+    Column("title_json", LargeBinary, nullable=False),
+)
+# Ids are dense and never used again: they are the bit positions of inventories.
+tracks = Table(
+    "tracks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("title", ForeignKey("titles.id"), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("idx", LargeBinary, nullable=False),
+    UniqueConstraint("title", "version", "name"),
+    sqlite_autoincrement=True,
+)
+appliances = Table(
+    "appliances",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _owner(),
+    Column("site", String(64), nullable=False),
+    Column("role", String(8), nullable=False),
+    Column("url", String(256), nullable=False),
+    Column("capacity_bps", BigInteger, nullable=False),
+    Column("storage_bytes", BigInteger, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("added_at", Float, nullable=False),
+)
+inventory = Table(
+    "inventory",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("generation", Text, nullable=False),
+    Column("tracks", LargeBinary, nullable=False),
+    # What it holds of versions that are not registered yet: they may be, later.
+    Column("unknown", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+)
+coverage = Table(
+    "coverage",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner(),
+    Column("body", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+)
+demand = Table(
+    "demand",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("region", String(64), primary_key=True),
+    Column("title", String(64), primary_key=True),
+    Column("views", Float, nullable=False),
+)
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner(),
+    Column("at", Float, nullable=False),
+    Column("objective", Float, nullable=False),
+    Column("bound", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("notes", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+plan_rows = Table(
+    "plan_rows",
+    metadata,
+    Column("plan", ForeignKey("plans.id"), primary_key=True),
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("track", ForeignKey("tracks.id"), primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+# An operator's order to fill now; its number is what the appliance reports back.
+orders = Table(
+    "orders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner(),
+    Column("at", Float, nullable=False),
+    Column("appliance", ForeignKey("appliances.id"), nullable=False),
+    Column("done", Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+# The run that an appliance reported last, and where it is with each track.
+fills = Table(
+    "fills",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("batch", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("plan", Integer, nullable=False),
+    Column("finished", Boolean, nullable=False),
+    Column("outside_window", Boolean, nullable=False),
+)
+fill_tracks = Table(
+    "fill_tracks",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("title", String(64), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    Column("track", String(64), primary_key=True),
+    Column("progress", LargeBinary, nullable=False),
+)
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    _owner(),
+    Column("actor", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+_OF_VERSION_1 = tuple(metadata.tables.values())
+
+# Who may act through the API: a name, and the BLAKE3 of the token that proves it. Times in UTC seconds.
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    _owner(),
+    Column("role", String(8), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("made", Float, nullable=False),
+    Column("expires", Float, nullable=True),
+    Column("used", Float, nullable=True),
+)
+# What was done or refused. Status is that of the answer over HTTP, 0 for what was done on the controller's machine.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    _owner(),
+    Column("kind", String(16), nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("path", String(256), nullable=False),
+    Column("what", String(512), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("request", String(16), nullable=False),
+    Index("audit_at", "at"),
+    Index("audit_who", "who", "id"),
+    sqlite_autoincrement=True,
+)
+
+enrolments, certificates = schema_enrolment.define(metadata)
+
+
+# Appliances that are to fetch nothing for now.
+paused = Table(
+    "paused",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    _owner(),
+    Column("at", Float, nullable=False),
+)
+
+
+# What boxes of a site may fetch together over its line, bit/s.
+sites = Table(
+    "sites",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    _owner(),
+    Column("fill_bps", BigInteger, nullable=False),
+)
+# Versions that were removed from the catalog: no box is to hold them.
+doomed = Table(
+    "doomed",
+    metadata,
+    Column("title", String(64), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    _owner(),
+    Column("at", Float, nullable=False),
+)
+# What each box sent, and what was filled on it, on a day (days since the epoch, UTC); `uplink` of that from
+# outside its site. Bytes.
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("day", Integer, primary_key=True),
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("sent", BigInteger, nullable=False),
+    Column("filled", BigInteger, nullable=False),
+    Column("uplink", BigInteger, nullable=False),
+    Column("given", BigInteger, nullable=False),
+)
+# Up to where a box's counter of bytes sent, which began at `started`, is in `traffic`.
+sent_marks = Table(
+    "sent_marks",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("started", Float, nullable=False),
+    Column("sent", BigInteger, nullable=False),
+)
+
+
+# What upstream CDNs asked for (RFC 8007), and which versions that is to be done to: JSON.
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner(),
+    Column("account", String(64), nullable=False),
+    Column("trigger", LargeBinary, nullable=False),
+    Column("versions", LargeBinary, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("ctime", Float, nullable=False),
+    Column("mtime", Float, nullable=False),
+    Column("etime", Float),
+    Column("errors", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+# Versions that an appliance is to hold whatever the plan says, until `until` (UTC seconds).
+pins = Table(
+    "pins",
+    metadata,
+    Column("trigger", ForeignKey("triggers.id"), primary_key=True),
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("title", String(64), primary_key=True),
+    Column("version", String(32), primary_key=True),
+    _owner(),
+    Column("until", Float, nullable=False),
+)
+
+
+def _first(connection: Connection) -> None:
+    """Version 1: the catalog, and all that is placed and filled."""
+    metadata.create_all(connection, tables=_OF_VERSION_1)
+
+
+def _second(connection: Connection) -> None:
+    """Version 2: operators, and the audit log."""
+    metadata.create_all(connection, tables=(operators, audit))
+
+
+def _third(connection: Connection) -> None:
+    """Version 3: enrolment of appliances, and their certificates."""
+    metadata.create_all(connection, tables=(enrolments, certificates))
+
+
+def _fourth(connection: Connection) -> None:
+    """Version 4: fills that are paused."""
+    metadata.create_all(connection, tables=(paused,))
+
+
+def _fifth(connection: Connection) -> None:
+    """Version 5: lines of sites, versions removed, and what was sent and filled."""
+    metadata.create_all(connection, tables=(sites, doomed, traffic, sent_marks))
+
+
+def _sixth(connection: Connection) -> None:
+    """Version 6: triggers of upstream CDNs, and what they pin."""
+    metadata.create_all(connection, tables=(triggers, pins))
+
+
+# In order; number n leads from version n - 1 to n. A released migration is never edited.
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth, _fifth, _sixth)

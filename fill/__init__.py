@@ -1,0 +1,1 @@
+"""Moves verified content from sources into an appliance’s store, in its window."""

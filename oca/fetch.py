@@ -1,0 +1,383 @@
+"""The verified fetch: brings files of a version from ranked sources, by ranges, chunk by chunk.
+
+Nothing that a source sends counts before its BLAKE3 is the one in title.json, and title.json counts only if its
+own BLAKE3 is the version. The best rank with a source that works is used, all of its nearest sources side by side,
+each for what it can do; a worse or dearer one only once the better have failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from oca import title as title_format
+from oca.breaker import Breaker
+from oca.bucket import Bucket
+from oca.digest import chunk_span, digest, version_of
+from oca.errors import ConfigError, FormatError, OcaError
+from oca.fleet import shown
+from oca.health import Health, Limits, pause_s, quickest
+from oca.identity import Proof
+from oca.landing import Landing
+from oca.signed import Signed, unsigned
+from oca.title import MAX_TITLE_JSON, TITLE_JSON, File, Title
+from oca.wire import Source
+
+_log = structlog.get_logger()
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+# Somebody else is trying a source: when to look what came of it.
+_LOOK_S = 0.05
+_TRANSIENT = frozenset((408, 425, 429, *range(500, 600)))
+# What a service of objects answers to a URL that has ended: 403, or 400 if what signed it has ended.
+_ENDED = frozenset((400, 401, 403))
+
+T = TypeVar("T")
+Span = tuple[int, int, int]
+"""Offset and length of a part, and the size of its file, in bytes."""
+HELD_ONLY = "OCA-Held-Only"
+"""Header field of one box's request to another: answer 404 rather than redirect it or pull for it. Stops loops."""
+Progress = Callable[[Source | None, int], None]
+"""Called with each verified chunk's source (None: it was on disk already) and bytes."""
+
+
+class FetchError(OcaError):
+    """No source gave what was asked for; the sentence says what each one did."""
+
+
+class SourceError(OcaError):
+    """What one source did wrong. `verdict`: try it again, it lacks this file, or it is not to be trusted."""
+
+    def __init__(self, verdict: Literal["retry", "absent", "bad"], sentence: str) -> None:
+        super().__init__(sentence)
+        self.verdict = verdict
+
+
+class _EndedError(Exception):
+    """A service of objects refuses a URL."""
+
+
+async def _nobody() -> Sequence[Source]:
+    return ()
+
+
+def _plainly(proof: Proof | None, url: str) -> dict[str, Any]:
+    """What a request to somebody who is not of the fleet takes besides."""
+    return {}
+
+
+Show = Callable[[Proof | None, str], dict[str, Any]]
+
+
+class Fetch:
+    """One run of fetching: its connections, its rate cap, and what it has learned about its sources."""
+
+    def __init__(
+        self,
+        bucket: Bucket | None = None,
+        limits: Limits | None = None,
+        proof: Proof | None = None,
+        uplink: Bucket | None = None,
+        *,
+        object_stores: bool = True,
+    ) -> None:
+        """With `proof`, only boxes that prove to be of our fleet are asked; `object_stores`, which prove nothing,
+        may be all the same. `uplink` caps what is not from peers.
+        """
+        self._proof = proof
+        self._object_stores = object_stores
+        self._bucket = bucket or Bucket(math.inf)
+        self._uplink = uplink or Bucket(math.inf)
+        self._limits = limits or Limits()
+        self._health: dict[str, Health] = {}
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.stall_s
+        )
+        # Bytes are digested as they are: a source that compresses them has not sent what was asked for.
+        self._session = aiohttp.ClientSession(
+            timeout=timeout,
+            auto_decompress=False,
+            read_bufsize=1 << 18,
+            headers={"Accept-Encoding": "identity", "User-Agent": "oca-fill", HELD_ONLY: "1"},
+        )
+
+    async def __aenter__(self) -> Fetch:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def title(
+        self, sources: Sequence[Source], title: str, version: str, signed: Signed | None = None
+    ) -> tuple[bytes, Title]:
+        """The bytes of a version's title.json, proved to be that version, and what they say. Raises FetchError."""
+        path = f"/t/{title}/{version}/{TITLE_JSON}"
+
+        async def get(source: Source) -> tuple[bytes, Title]:
+            data = bytes(await self._get(source, path, None, signed))
+            if version_of(data) != version:
+                raise SourceError("bad", f"its {TITLE_JSON} is not the one of version {version}")
+            return data, self._decode(data, title, path)
+
+        _, found = await self._first(sources, path, {}, get)
+        return found
+
+    def _decode(self, data: bytes, title: str, path: str) -> Title:
+        """Read a title.json that is the right one; if it is unusable, no other source can have a better one."""
+        try:
+            read = title_format.decode(data, path)
+        except FormatError as error:
+            raise FetchError(str(error)) from None
+        if read.id != title:
+            raise FetchError(f"{path} is of title {read.id}, not {title}: the catalog's entry is wrong")
+        return read
+
+    async def file(
+        self,
+        sources: Sequence[Source],
+        title: Title,
+        version: str,
+        name: str,
+        landing: Landing,
+        progress: Progress = lambda source, amount: None,
+        signed: Signed | None = None,
+    ) -> None:
+        """Bring all of the file `name` to `landing`; what is verified there already is not fetched again.
+
+        `signed` has the newest URLs of sources that are buckets. Raises FetchError when no source is left, StoreError
+        when the disk refuses. May be cancelled and called again; the file is not fsynced (Store.commit does that).
+        """
+        file, path = title.files[name], f"/t/{title.id}/{version}/{name}"
+        missing = set(range(len(file.chunks)))
+        for chunk in await asyncio.to_thread(landing.claims):
+            if await asyncio.to_thread(landing.holds, chunk):
+                missing.discard(chunk)
+                progress(None, chunk_span(file.bytes, chunk)[1])
+        pending = iter(sorted(missing))
+        absent: dict[str, str] = {}
+
+        async def work() -> None:
+            for chunk in pending:
+                source, data = await self._chunk(sources, path, file, chunk, absent, signed)
+                await asyncio.to_thread(landing.settle, chunk, data)
+                progress(source, len(data))
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(self._limits.parallel, len(missing))):
+                    tasks.create_task(work())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def chunk(self, sources: Sequence[Source], path: str, file: File, chunk: int) -> tuple[Source, bytearray]:
+        """The verified bytes of one chunk of `file`, which sources have at `path`, and who gave them."""
+        return await self._chunk(sources, path, file, chunk, {})
+
+    async def _chunk(
+        self,
+        sources: Sequence[Source],
+        path: str,
+        file: File,
+        chunk: int,
+        absent: dict[str, str],
+        signed: Signed | None = None,
+    ) -> tuple[Source, bytearray]:
+        offset, length = chunk_span(file.bytes, chunk)
+
+        async def get(source: Source) -> bytearray:
+            data = await self._get(source, path, (offset, length, file.bytes), signed)
+            if await asyncio.to_thread(digest, memoryview(data)) != file.chunks[chunk]:
+                raise SourceError("bad", f"it sent wrong bytes for chunk {chunk} of {path}")
+            return data
+
+        return await self._first(sources, path, absent, get)
+
+    async def _first(
+        self, sources: Sequence[Source], path: str, absent: dict[str, str], get: Callable[[Source], Awaitable[T]]
+    ) -> tuple[Source, T]:
+        """What `get` gives from the best source that works. `absent` collects the sources that lack this file."""
+        while True:
+            source = self._best(sources, absent)
+            if source is None:
+                rest = self._rest(sources, absent)
+                if rest is None:
+                    raise FetchError(self._explain(sources, path, absent))
+                await asyncio.sleep(rest)
+                continue
+            health = self._health.setdefault(source.place, Health(breaker=Breaker(self._limits.circuit)))
+            pause = health.resume_at - time.monotonic()
+            if pause > 0:
+                await asyncio.sleep(pause)
+                continue  # meanwhile another chunk may have found out more about this source
+            began = time.monotonic()
+            health.breaker.allow(began)
+            health.in_flight += 1
+            try:
+                found = await get(source)
+            except SourceError as fault:
+                if fault.verdict == "absent":
+                    # Who says that it has not got something works.
+                    health.breaker.succeed(time.monotonic())
+                    absent[source.place] = str(fault)
+                else:
+                    self._blame(source, health, fault, began)
+                continue
+            except BaseException:
+                health.breaker.forgo()
+                raise
+            finally:
+                health.in_flight -= 1
+            health.failures = 0
+            health.breaker.succeed(time.monotonic())
+            if isinstance(found, bytearray):
+                health.came(len(found), time.monotonic() - began)
+            return source, found
+
+    def _best(self, sources: Sequence[Source], absent: dict[str, str]) -> Source | None:
+        """The source to ask for the next chunk: of the best that work, who will have sent it first."""
+        now = time.monotonic()
+        pool: list[tuple[Source, Health]] = []
+        for source in sources:
+            health = self._health.get(source.place, Health())
+            resting = self._given_up(health, now) or not health.breaker.would_allow(now)
+            worse = pool and (source.rank, source.cost) != (pool[0][0].rank, pool[0][0].cost)
+            if not (resting or source.place in absent or worse):
+                pool.append((source, health))
+        return quickest(pool, now)
+
+    def _given_up(self, health: Health, now: float) -> bool:
+        """Whether it has failed too often in a row, and its rest is not over."""
+        return health.bad or (health.failures >= self._limits.attempts and health.resume_at > now)
+
+    def _rest(self, sources: Sequence[Source], absent: dict[str, str]) -> float | None:
+        """When nobody can be asked: in how many seconds one whose circuit is open may be; None if there is none."""
+        now = time.monotonic()
+        known = [self._health[source.place] for source in sources if source.place not in absent]
+        open_ones = [health.breaker.rested_in(now) for health in known if not self._given_up(health, now)]
+        # At 0 somebody is trying: look again soon what came of it.
+        return max(min(open_ones), _LOOK_S) if open_ones else None
+
+    def _blame(self, source: Source, health: Health, fault: SourceError, began: float) -> None:
+        """Note a failure. Chunks in flight together fail together: that counts once in a row."""
+        health.breaker.fail(time.monotonic())
+        if fault.verdict == "bad":
+            health.bad = True
+        elif began < health.failed_at:
+            return
+        health.failures += 1
+        health.failed_at = time.monotonic()
+        health.problem = str(fault)
+        health.resume_at = health.failed_at + pause_s(self._limits, health.failures, random.random())
+        _log.warning("source failed", source=source.appliance, url=source.url, bad=health.bad, detail=str(fault))
+
+    def _explain(self, sources: Sequence[Source], path: str, absent: dict[str, str]) -> str:
+        if not sources:
+            return f"no source for {path}"
+        said = [
+            f"{source.appliance}: {absent.get(source.place) or self._health[source.place].problem}"
+            for source in sources
+        ]
+        return f"no source gives {path}: {'; '.join(said)}"
+
+    async def _get(self, source: Source, path: str, span: Span | None, signed: Signed | None) -> bytearray:
+        """The body of one request, unverified but of the length it must have. Raises SourceError.
+
+        Without `span` (offset, length and size of the file) it is of unknown length, at most MAX_TITLE_JSON.
+        """
+        if not source.objects:
+            return await self._request(source, source.url + path, span, shown)
+        name, asked = path.rpartition("/")[2], Signed([source], _nobody) if signed is None else signed
+        if self._proof is not None and not self._object_stores:
+            raise SourceError(
+                "absent", "it is an object store and proves nothing: set object_stores = true, or sources = 'any'"
+            )
+        for _ in range(2):
+            url = await asked.url(source, name)
+            if url is None:
+                raise SourceError("absent", "the controller names no URL for it there")
+            try:
+                return await self._request(source, url, span, _plainly)
+            except _EndedError:
+                if not await asked.refused(source, name, url):
+                    break
+        raise SourceError(
+            "absent",
+            "it refuses the URL that the controller signed: it has ended and no controller signs another, the object "
+            "is missing, the controller's keys may not read it, or clocks differ",
+        )
+
+    async def _request(self, source: Source, target: str, span: Span | None, show: Show) -> bytearray:
+        headers = {}
+        if span is not None and span[1] != span[2]:
+            headers["Range"] = f"bytes={span[0]}-{span[0] + span[1] - 1}"
+        url = URL(target, encoded=True)
+        try:
+            # Media lies where the controller says it does; a redirect could lead anywhere, any scheme included.
+            more = show(self._proof, source.url)
+            async with self._session.get(url, headers=headers, allow_redirects=False, **more) as response:
+                if source.objects and response.status in _ENDED:
+                    raise _EndedError
+                check_head(response.status, response.headers, span)
+                return await self._body(response, span, source.rank != "peer")
+        except ConfigError as error:
+            raise SourceError("absent", str(error)) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise SourceError("retry", unsigned(f"{error or type(error).__name__}")) from None
+
+    async def _body(self, response: aiohttp.ClientResponse, span: Span | None, upstream: bool) -> bytearray:
+        """Read the body at the pace of the rate cap, and not a byte more than it may have."""
+        most = span[1] if span is not None else MAX_TITLE_JSON
+        data, waited = bytearray(), 0.0
+        while True:
+            began = time.monotonic()
+            part = await response.content.readany()
+            waited += time.monotonic() - began
+            if not part:
+                break
+            data += part
+            if len(data) > most:
+                raise SourceError("bad", f"it sends more than the {most} bytes asked for")
+            if waited > self._limits.chunk_s:
+                raise SourceError("retry", f"it sent {len(data)} bytes in {waited:.0f} s, which is too slow")
+            await self._bucket.take(len(part))
+            if upstream:
+                await self._uplink.take(len(part))
+        if span is not None and len(data) < most:
+            raise SourceError("retry", f"it sent {len(data)} bytes instead of {most}")
+        return data
+
+
+def check_head(status: int, headers: Mapping[str, str], span: Span | None) -> None:
+    """Raise SourceError unless this head announces exactly what was asked for (RFC 9110 14.4, 15.3.7)."""
+    ranged = span is not None and span[1] != span[2]
+    if status in _TRANSIENT:
+        raise SourceError("retry", f"it answers {status}")
+    if 300 <= status < 400:
+        raise SourceError("absent", f"it redirects ({status}), which is not followed")
+    if ranged and status == 200:
+        raise SourceError("bad", "it ignores Range and sends the whole file")
+    if status != (206 if ranged else 200):
+        raise SourceError("absent", f"it answers {status}")
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise SourceError("bad", f"it encodes the content as {headers['Content-Encoding'][:40]}")
+    if span is None:
+        return
+    offset, length, size = span
+    if headers.get("Content-Length", str(length)) != str(length):
+        raise SourceError("bad", f"it announces {headers['Content-Length'][:40]} bytes instead of {length}")
+    if ranged:
+        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        if match is None or tuple(map(int, match.groups())) != (offset, offset + length - 1, size):
+            said = headers.get("Content-Range", "nothing")[:80]
+            raise SourceError("bad", f"it announces the range {said!r}, not {offset}-{offset + length - 1}/{size}")

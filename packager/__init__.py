@@ -1,0 +1,1 @@
+"""From a source video to a published title directory."""

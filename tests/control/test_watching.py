@@ -1,0 +1,116 @@
+"""`ocactl fill watch` draws what matters, on narrow terminals and on wide ones."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from control.ctl.watching import Pace, screen, sentence
+
+NOW = 1_780_000_000.0
+
+
+def outlook(**more: Any) -> dict[str, Any]:
+    values = {
+        "appliance": "n",
+        "bytes": 10**9,
+        "rate_bps": 10**8,
+        "seconds": 80.0,
+        "windows": 1,
+        "ends": NOW,
+        "fits": True,
+    }
+    return values | more
+
+
+def box(name: str, **more: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "appliance": name,
+        "site": "north",
+        "wanted": 9,
+        "held": 3,
+        "order": 0,
+        "paused": False,
+        "finished": False,
+        "outside_window": False,
+        "fetched": {"origin": 5 * 10**8, "north-2": 10**8},
+        "classes": {"origin": 5 * 10**8, "peer": 10**8},
+        "errors": [],
+        "outlook": outlook(),
+        "tracks": [],
+    }
+    return values | more
+
+
+def track(name: str, state: str, **more: Any) -> dict[str, Any]:
+    return {"title": "bunny", "track": name, "state": state, "bytes": 50, "total": 100} | more
+
+
+ROWS = [
+    box(
+        "north-1",
+        tracks=[
+            track("v-1080", "fetching"),
+            track("v-720", "failed", error="no source gives it"),
+            track("a-eng", "waiting"),
+        ],
+    ),
+    box("north-2", held=9),
+    box("north-3", paused=True),
+    box("north-4", outside_window=True, outlook=outlook(fits=False, windows=2, seconds=30_000.0)),
+    box("north-5", errors=["bunny v-720: no room for 5 bytes"], finished=True),
+    box("north-6", order=4, fetched={}, classes={}, outlook=None),
+]
+
+
+def drawn(width: int, rows: list[dict[str, Any]], pace: Pace | None = None, problem: str = "") -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(screen(3, rows, pace or Pace(), NOW, width, problem))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_everything_is_said_and_no_line_is_too_long(width: int) -> None:
+    text = drawn(width, ROWS, problem="the controller is away")
+    assert all(len(line) <= width for line in text.splitlines())
+    for words in ("plan 3: 1 of 6", "north-1", "3/9", "complete", "paused", "bunny v-1080", "1 more wait", "ordered"):
+        assert words in text
+    assert "the controller is away" in text
+    assert ("500.0 MB origin, 100.0 MB peer" in text) is (width == 200)
+    told = " ".join(text.split())
+    assert "1.0 GB take 8 h 20 min, longer than the window: 2 windows, there on 2026-" in told
+    assert "no room for 5 bytes" in text
+    assert "no source gives it" in text
+
+
+def test_the_rate_is_that_of_the_last_looks_and_tells_when_it_is_done() -> None:
+    pace = Pace()
+    assert pace.look("north-1", NOW - 2, 4 * 10**8) == 0
+    text = drawn(200, [box("north-1")], pace)
+    assert "100.0 MB/s" in text
+    assert "done in 10 s" in text
+    pace.look("north-appliance-in-the-cellar", NOW - 2, 4 * 10**8)
+    narrow = drawn(80, [box("north-appliance-in-the-cellar")], pace).splitlines()
+    assert any(line.strip().startswith("done in ") and line.endswith("Z") for line in narrow), "it is not cut off"
+    assert all(len(line) <= 80 for line in narrow)
+    assert pace.look("north-1", NOW + 1, 0) == 0, "another run began"
+    assert pace.look("north-1", NOW + 2, 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("outlook", "words"),
+    [
+        (None, ""),
+        (outlook(), ""),
+        (outlook(fits=False, rate_bps=None, ends=None), "it has not told of its windows yet"),
+        (outlook(fits=False, ends=None), "will not come within a year"),
+        (outlook(fits=False, windows=3, seconds=60.0), "take 60 s, longer than the window: 3 windows"),
+    ],
+)
+def test_only_what_does_not_fit_is_said(outlook: dict[str, Any] | None, words: str) -> None:
+    assert (words in sentence(outlook)) if words else sentence(outlook) == ""

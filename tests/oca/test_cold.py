@@ -1,0 +1,144 @@
+"""Content that is not in memory: asked about without touching it, read ahead in threads, sent by the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oca.ahead import ReadAhead
+from oca.counters import Counters
+from oca.residency import Residency
+from oca.slices import Descriptor
+
+PAGE = 4096
+SIZE = 64 * PAGE + 100
+
+
+def forget(path: Path) -> None:
+    """Drop a file's pages from memory."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Path:
+    """A file of which nothing is in memory, on a file system whose cache can be dropped."""
+    path = tmp_path / "cold.bin"
+    path.write_bytes(os.urandom(SIZE))
+    forget(path)
+    return path
+
+
+def test_a_file_just_written_is_resident_and_a_forgotten_one_is_not(tmp_path: Path, cold: Path) -> None:
+    (tmp_path / "warm.bin").write_bytes(bytes(SIZE))
+    assert Descriptor(tmp_path / "warm.bin").resident(540, SIZE - 540) == SIZE - 540
+    assert Descriptor(cold).resident(540, SIZE - 540) == 0
+
+
+def test_looking_reads_nothing(cold: Path) -> None:
+    descriptor = Descriptor(cold)
+    for _ in range(3):
+        assert descriptor.resident(0, SIZE) == 0
+
+
+def test_residency_counts_from_the_offset_to_the_first_missing_page(cold: Path) -> None:
+    """Reading one page with read-ahead switched off brings in that page alone."""
+    descriptor = Descriptor(cold)
+    os.posix_fadvise(descriptor.fd, 0, 0, os.POSIX_FADV_RANDOM)
+    os.pread(descriptor.fd, 1, 3 * PAGE)
+    assert descriptor.resident(3 * PAGE, SIZE) == PAGE
+    assert descriptor.resident(3 * PAGE + 10, SIZE) == PAGE - 10
+    assert descriptor.resident(3 * PAGE + 10, 20) == 20
+    assert descriptor.resident(2 * PAGE, SIZE) == 0
+    assert descriptor.resident(4 * PAGE, 1) == 0
+
+
+@given(offset=st.integers(0, 2 * SIZE), length=st.integers(1, 2 * SIZE))
+def test_what_is_wholly_in_memory_is_ready_from_anywhere(offset: int, length: int) -> None:
+    """Also beyond the end of a file, where the sending is to find out that there is nothing."""
+    fd = os.memfd_create("whole")
+    try:
+        os.truncate(fd, SIZE)
+        os.pwrite(fd, bytes(SIZE), 0)
+        assert Residency(fd, SIZE).resident(offset, length) == length
+    finally:
+        os.close(fd)
+
+
+def test_an_empty_file_has_nothing_to_wait_for() -> None:
+    fd = os.memfd_create("empty")
+    try:
+        assert Residency(fd, 0).resident(0, 10) == 10
+    finally:
+        os.close(fd)
+
+
+def test_a_truncated_file_is_asked_about_without_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(SIZE))
+    descriptor = Descriptor(path)
+    os.truncate(path, PAGE)
+    assert descriptor.resident(0, PAGE) == PAGE
+    assert descriptor.resident(10 * PAGE, PAGE) in (0, PAGE)
+
+
+async def _wanted(ahead: ReadAhead, descriptor: Descriptor, offset: int, length: int) -> OSError | None:
+    told: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+    ahead.want(descriptor, offset, length, told.set_result)
+    return await asyncio.wait_for(told, 60)
+
+
+async def test_what_was_wanted_is_in_memory_afterwards(cold: Path) -> None:
+    counters = Counters()
+    ahead, descriptor = ReadAhead(2, counters), Descriptor(cold)
+    assert await _wanted(ahead, descriptor, 540, 10 * PAGE) is None
+    assert descriptor.resident(540, 10 * PAGE) == 10 * PAGE
+    ahead.close()
+
+
+async def test_those_who_want_the_same_window_wait_for_one_read(cold: Path) -> None:
+    counters = Counters()
+    ahead, descriptor = ReadAhead(2, counters), Descriptor(cold)
+    assert await asyncio.gather(*(_wanted(ahead, descriptor, 0, SIZE) for _ in range(50))) == [None] * 50
+    assert (counters.cold_reads, counters.cold_bytes) == (1, SIZE)
+    ahead.close()
+
+
+async def test_a_file_that_became_shorter_ends_the_wait(cold: Path) -> None:
+    counters = Counters()
+    ahead, descriptor = ReadAhead(2, counters), Descriptor(cold)
+    os.truncate(cold, PAGE)
+    assert await _wanted(ahead, descriptor, 0, SIZE) is None
+    ahead.close()
+
+
+async def test_a_failure_of_the_disk_is_told(tmp_path: Path) -> None:
+    """Reading a directory fails as a broken disk would."""
+    counters = Counters()
+    ahead, descriptor = ReadAhead(2, counters), Descriptor(tmp_path)
+    error = await _wanted(ahead, descriptor, 0, PAGE)
+    assert isinstance(error, OSError)
+    ahead.close()
+
+
+async def test_a_cold_segment_is_read_ahead_and_arrives_whole(start, make_title) -> None:
+    running = await start()
+    made = make_title(running.root)
+    track = next(iter(running.root.rglob("v1.mp4")))
+    client = await running.connect()
+    for number in (1, 2):
+        forget(track)
+        assert (await client.ask(f"{made.url}/v1/{number}.m4s")).body == made.segment("v1", number)
+    assert running.server.counters.cold_reads == 2
+    # In memory now, so nothing is read again.
+    assert (await client.ask(f"{made.url}/v1/2.m4s")).body == made.segment("v1", 2)
+    assert running.server.counters.cold_reads == 2

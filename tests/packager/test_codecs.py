@@ -1,0 +1,111 @@
+"""Codecs: what is told of them, and titles in each of them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oca.errors import ConfigError, FormatError
+from oca.verify import verify
+from packager import cli, ffmpeg, package
+from packager.codecs import codec_of
+from packager.encoders import NAMES, PRESETS, video_options
+from packager.ladder import Rung, ladder
+from packager.package import Order
+
+Make = Callable[..., Path]
+BOXES = {"avc1": "avcC", "hvc1": "hvcC", "av01": "av1C", "mp4a": "esds", "Opus": "dOps"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "box", "told"),
+    [
+        ("avc1", "0164001fffe100", "avc1.64001f"),
+        # As Apple's HLS authoring guide has them: Main at level 3.1, and Main 10 of the high tier.
+        ("hvc1", "010160000000b00000000000 5d f000fcfdf8f800000f00", "hvc1.1.6.L93.B0"),
+        ("hvc1", "012220000000b00000000000 99 f000fcfdfafa00000f00", "hvc1.2.4.H153.B0"),
+        ("hvc1", "014100000001000000000000 3f f000fcfdf8f800000f00", "hvc1.A1.80000000.L63"),
+        ("av01", "81040c00", "av01.0.04M.08"),
+        ("av01", "812dcc00", "av01.1.13H.10"),
+        ("av01", "815fec00", "av01.2.31H.12"),
+        ("Opus", "0002013800000bb80000000000", "opus"),
+    ],
+)
+def test_what_is_told(entry: str, box: str, told: str) -> None:
+    data = bytes.fromhex(box.replace(" ", ""))
+    assert codec_of(entry, {BOXES[entry]: data}) == told
+
+
+def test_extended_object_type() -> None:
+    """Object types from 32 up take six more bits (14496-3 1.6.2.1); 42 is USAC."""
+    config = bytes([0b11111_001, 0b010_00000])
+    inner = b"\x05" + bytes([len(config)]) + config
+    inner = b"\x04" + bytes([13 + len(inner)]) + bytes(13) + inner
+    esds = bytes(4) + b"\x03" + bytes([3 + len(inner)]) + bytes(3) + inner
+    assert codec_of("mp4a", {"esds": esds}) == "mp4a.40.42"
+
+
+@pytest.mark.parametrize("entry", BOXES)
+@pytest.mark.parametrize("data", [b"", b"\2" * 30, b"\0\0\0\0\x03\x80\x80"])
+def test_a_configuration_that_is_none(entry: str, data: bytes) -> None:
+    with pytest.raises(FormatError, match="no usable"):
+        codec_of(entry, {BOXES[entry]: data})
+    with pytest.raises(FormatError, match="no codec"):
+        codec_of("vp08", {})
+
+
+@given(entry=st.sampled_from(sorted(BOXES)), data=st.binary(max_size=40))
+def test_any_configuration(entry: str, data: bytes) -> None:
+    """It becomes what a manifest can hold, or is refused."""
+    try:
+        told = codec_of(entry, {BOXES[entry]: data})
+    except FormatError:
+        return
+    assert told.isascii()
+    assert all(each.isalnum() or each == "." for each in told)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("codec", "told"), [("hevc", "hvc1.1."), ("av1", "av01.0.")])
+def test_a_title_in_another_codec(binary: ffmpeg.Ffmpeg, make: Make, tmp_path: Path, codec: str, told: str) -> None:
+    """Beside H.264: sound, cut alike in all codecs, no seam between chunks, every picture, the same bytes again."""
+    video = make("codecs.mkv", "-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=12", "-c:v", "libx264")
+    order = Order(video, tmp_path / "one", "t", "T", preset="ultrafast", chunk=4, codecs=("h264", codec))
+    built = package.build(binary, order)
+    assert verify(built.path).problems == []
+    plain, other = built.title.tracks
+    assert (plain.name, other.name) == ("v240-235", f"v240-{164 if codec == 'hevc' else 141}-{codec}")
+    assert other.codecs.startswith(told)
+    assert (other.segments, other.duration, other.timescale) == (plain.segments, plain.duration, plain.timescale)
+    for track in built.title.tracks:
+        path = built.path / f"{track.name}.mp4"
+        decode = [str(binary.path), "-v", "warning", "-i", str(path), "-f", "framecrc", "-"]
+        done = subprocess.run(decode, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert len([line for line in done.stdout.splitlines() if not line.startswith("#")]) == 300
+    assert package.build(binary, replace(order, out=tmp_path / "two", jobs=3)).version == built.version
+
+
+def test_an_ffmpeg_without_the_encoder(binary: ffmpeg.Ffmpeg, clip: Path, tmp_path: Path) -> None:
+    """Said before anything is done."""
+    poor = ffmpeg.Ffmpeg(binary.path, binary.version, encoders=frozenset({"libx264", "aac"}))
+    with pytest.raises(ConfigError, match="without libx265 and libsvtav1: install"):
+        package.build(poor, Order(clip, tmp_path / "out", "t", "T", codecs=("h264", "hevc", "av1")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_preset_of_every_encoder() -> None:
+    """One name, three encoders."""
+    for codec in NAMES:
+        rungs = ladder(1920, 1080, (codec,))
+        assert [rung.kbps for rung in rungs] == sorted(rung.kbps for rung in rungs)
+        told = [video_options(Rung(2, 2, 100, "", codec), preset, 100, 25)["preset"] for preset in PRESETS]
+        assert len(set(told)) == len(PRESETS)
+    assert [each.value for each in cli.Preset] == list(PRESETS)
+    assert [each.value for each in cli.Codec] == list(NAMES)

@@ -1,0 +1,109 @@
+"""Damage on disk, and what is said of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oca import segments
+from oca import title as title_format
+from oca.digest import CHUNK_BYTES, file_digest, version_of
+from oca.title import File, Title
+from oca.verify import NotATitleError, verify, version_directories
+from packager.package import Built
+
+
+@pytest.fixture
+def copy(packaged: Built, tmp_path: Path) -> Path:
+    """A copy of the packaged clip that may be damaged."""
+    return shutil.copytree(packaged.path, tmp_path / packaged.version)
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "chunk", "sentence"),
+    [
+        (lambda d: flip(d / "v480-1750.mp4"), "v480-1750.mp4", 0, "corrupt in chunk 0"),
+        (lambda d: flip(d / "a-und-2.idx"), "a-und-2.idx", 0, "corrupt in chunk 0"),
+        (lambda d: (d / "v240-235.mp4").unlink(), "v240-235.mp4", None, "missing"),
+        (lambda d: (d / "master.m3u8").write_text("x"), "master.m3u8", None, "is 1 bytes long, not"),
+        (lambda d: (d / "extra").touch(), "extra", None, "does not belong here"),
+        (lambda d: flip(d / "title.json"), "title.json", None, "corrupt"),
+        (lambda d: (d / "title.json").write_text("{}"), "title.json", None, "corrupt"),
+        (lambda d: (d / "title.json").unlink(), "title.json", None, "cannot read"),
+        (lambda d: link(d / "manifest.mpd"), "manifest.mpd", None, "not a file"),
+    ],
+)
+def test_damage(copy: Path, damage: Callable[[Path], object], file: str, chunk: int | None, sentence: str) -> None:
+    """Each kind of damage is found once, and named by file and chunk."""
+    damage(copy)
+    (problem,) = verify(copy).problems
+    assert (problem.file, problem.chunk) == (file, chunk)
+    assert file in problem.sentence
+    assert sentence in problem.sentence
+
+
+def link(path: Path) -> None:
+    """Put a symbolic link to the same bytes in the file's place."""
+    elsewhere = path.parent.parent / path.name
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def test_later_chunk(copy: Path) -> None:
+    """In a file of several chunks the one that is corrupt is named, with its bytes."""
+    big = copy / "zz.bin"
+    big.write_bytes(bytes(CHUNK_BYTES + 10))
+    title, _ = title_format.read(copy)
+    directory = rewrite(copy, title, "zz.bin")
+    assert verify(directory).problems == []
+    flip_last = bytearray((directory / "zz.bin").read_bytes())
+    flip_last[-1] ^= 1
+    (directory / "zz.bin").write_bytes(flip_last)
+    (problem,) = verify(directory).problems
+    assert problem.chunk == 1
+    assert f"bytes {CHUNK_BYTES} to {CHUNK_BYTES + 9}" in problem.sentence
+
+
+def rewrite(directory: Path, title: Title, name: str) -> Path:
+    """Take the file `name` as it now is into title.json; the directory gets the new version's name."""
+    digest = file_digest(directory / name)
+    files = {**title.files, name: File(digest.bytes, digest.whole, digest.chunks)}
+    data = title_format.encode(
+        Title(id=title.id, owner=title.owner, name=title.name, periods=title.periods, files=files)
+    )
+    (directory / "title.json").write_bytes(data)
+    return directory.rename(directory.with_name(version_of(data)))
+
+
+@pytest.mark.parametrize(
+    ("drop", "timescale", "sentence"), [(1, 25, "describes"), (0, 50, "timescale"), (2, 25, "cannot hold 0 segments")]
+)
+def test_index_of_another_file(copy: Path, drop: int, timescale: int, sentence: str) -> None:
+    """An index that is whole, yet is not of its track file, is found."""
+    title, _ = title_format.read(copy)
+    path = copy / "v240-235.idx"
+    index = segments.decode(path.read_bytes())
+    kept = index.segments[: len(index.segments) - drop]
+    path.write_bytes(segments.encode(segments.SegmentIndex(timescale, index.init_bytes, kept)))
+    (problem,) = verify(rewrite(copy, title, "v240-235.idx")).problems
+    assert problem.file == "v240-235.idx"
+    assert sentence in problem.sentence
+
+
+def test_which_directories(packaged: Built, tmp_path: Path) -> None:
+    """A version is itself, a title is all its versions, and anything else is refused."""
+    assert version_directories(packaged.path) == [packaged.path]
+    assert version_directories(packaged.path.parent) == [packaged.path]
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(NotATitleError, match=r"holds no title\.json"):
+            version_directories(path)

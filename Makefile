@@ -47,11 +47,12 @@ fuzz: ## fuzz every parser that reads hostile bytes, SECONDS (60) each; ends wit
 	@scripts/setup test
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-lint: ## ruff (rules and format) and mypy (strict)
+lint: ## ruff (rules and format), mypy (strict), and that no import goes up a floor
 	@scripts/setup demo
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(PACKAGES)
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 bench: ## the load tests and comparisons with rivals; takes long, prints figures
 	@scripts/setup test

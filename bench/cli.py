@@ -29,7 +29,7 @@ from bench import viewers as simulation
 from bench.ladders import CLIP
 from bench.viewers import Load
 from oca.errors import OcaError, guarded
-from packager.encoders import PRESETS
+from packager.encode.encoders import PRESETS
 
 app = typer.Typer(
     help="Run the whole system on one machine, load it, and compare it with others.",

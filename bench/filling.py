@@ -24,8 +24,8 @@ from bench.fleet import Box, Fleet, FleetError, free_ports, script
 from bench.plot import Bar, Panel
 from bench.processor import machine_busy_s
 from fill.staging import StagedFile, staged
-from oca.digest import CHUNK_BYTES
-from oca.store import Store
+from oca.store.content import Store
+from oca.title.digest import CHUNK_BYTES
 
 RCLONE, ARIA2 = "rclone", "aria2"
 RIVALS = (RCLONE, ARIA2)

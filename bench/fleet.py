@@ -119,7 +119,7 @@ class Fleet:
         beat_s: float = 1.0,
         keys: Path | None = None,
     ) -> None:
-        """With `keys`, viewers need a token (`oca.gate`)."""
+        """With `keys`, viewers need a token (`oca.http.gate`)."""
         self.directory = directory
         self._tokens = f'\n[tokens]\nkeys = "{keys}"\n' if keys else ""
         self.host = host

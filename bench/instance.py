@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from control.placing.files import sparse
-from control.placing.problem import Floats, Ints, Problem, sorted_pairs
+from control.placement.files import sparse
+from control.placement.problem import Floats, Ints, Problem, sorted_pairs
 
 # Requests a day below this are no forecast worth carrying along.
 _LEAST_REQUESTS = 0.05

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from oca.errors import OcaError
-from packager import analysis, cmaf, encode, ffmpeg
-from packager.bjontegaard import bd_rate, saved
-from packager.chunks import Chunk
-from packager.ladder import Rung, ladder
+from packager import ffmpeg
+from packager.boxes import cmaf
+from packager.encode import job as encode
+from packager.encode.chunks import Chunk
+from packager.encode.work import Work
+from packager.ladder import analysis
+from packager.ladder.bjontegaard import bd_rate, saved
+from packager.ladder.quality import Scale, scale_of
+from packager.ladder.rungs import Rung, ladder
 from packager.package import jobs_of
-from packager.probe import probe
-from packager.quality import Scale, scale_of
-from packager.work import Work
+from packager.source.probe import probe
 
 CLIP = Path(__file__).parents[1] / "tests" / "media" / "bigbuckbunny.mp4"
 """The clip that lies in the repository."""

@@ -17,9 +17,9 @@ from typing import Any
 from bench.plot import Bar, Panel
 from oca.errors import OcaError
 from packager import ffmpeg
-from packager.ladder import Rung, ladder
-from packager.probe import probe
-from packager.renditions import RATES
+from packager.audio.renditions import RATES
+from packager.ladder.rungs import Rung, ladder
+from packager.source.probe import probe
 
 SHAKA = "shaka-streamer"
 # What shaka-streamer tells x264 for video on demand.

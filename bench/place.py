@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench import instance
-from control.placing import files as problems
-from control.placing.solve import METHODS, Method, solve
-from control.placing.verdict import judge
+from control.placement import files as problems
+from control.placement.solve import METHODS, Method, solve
+from control.placement.verdict import judge
 from oca.errors import OcaError
 
 

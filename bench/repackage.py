@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.ladders import CLIP
-from oca.digest import version_of
-from oca.store import FILLING, Store
-from packager import encode, ffmpeg, version
-from packager.chunks import Chunk
-from packager.ladder import ladder
-from packager.probe import probe
+from oca.store.content import FILLING, Store
+from oca.title.digest import version_of
+from packager import ffmpeg, version
+from packager.encode import job as encode
+from packager.encode.chunks import Chunk
+from packager.encode.work import Work, place
+from packager.ladder.rungs import ladder
+from packager.source.probe import probe
 from packager.version import Beside, Named
-from packager.work import Work, place
 
 _PIECE_S = 60
 _COPY_BYTES = 8 << 20

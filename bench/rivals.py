@@ -15,11 +15,12 @@ from pathlib import Path
 from bench import certificate
 from bench.fleet import Fleet, FleetError, script
 from bench.processor import descendants, process_s
-from oca import segments, title
-from oca.digest import file_digest, version_of
-from oca.segments import Segment, SegmentIndex
-from oca.store import Store
-from oca.title import File, Period, Title, Track
+from oca.store.content import Store
+from oca.title import model as title
+from oca.title import segments
+from oca.title.digest import file_digest, version_of
+from oca.title.model import File, Period, Title, Track
+from oca.title.segments import Segment, SegmentIndex
 
 # The packager starts every segment on a page of the track file.
 _INIT = 4096

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from oca import segments, title
-from oca.digest import digest, version_of
 from oca.errors import OcaError
+from oca.title import model as title
+from oca.title import segments
+from oca.title.digest import digest, version_of
 
 _DASH = "{urn:mpeg:dash:schema:mpd:2011}"
 _TIMEOUT = aiohttp.ClientTimeout(total=60)

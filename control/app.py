@@ -13,33 +13,28 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from control import (
-    audit,
-    boxes,
-    buckets,
-    callers,
-    coverage,
-    enrolment,
-    fills,
-    operators,
-    patience,
-    upstreams,
-    viewing,
-)
-from control.accounts import Uses
-from control.audit import Trail
-from control.catalog import Catalog
+from control import patience
 from control.database import open_database
-from control.fleet import Fleet
+from control.fills import orders as fills
+from control.fills.ledger import Ledger
+from control.fleet import boxes, enrolment
+from control.fleet.registry import Registry
+from control.fleet.view import Fleet
 from control.http import MAX_BODY, PARTS, Parts, errors
-from control.ledger import Ledger
-from control.origins import Origins
-from control.registry import Registry
+from control.operators import api as operators
+from control.operators import audit, callers
+from control.operators.accounts import Uses
+from control.operators.audit import Trail
 from control.settings import ControlSettings
 from control.state import State
-from control.triggers import Triggers
+from control.steering import coverage, viewing
+from control.titles import buckets
+from control.titles.catalog import Catalog
+from control.titles.origins import Origins
+from control.triggers import upstreams
+from control.triggers.kept import Triggers
 from oca.errors import ConfigError
-from oca.gate import Gate
+from oca.http.gate import Gate
 
 _log = structlog.get_logger()
 # How often changes that another process made are looked for.

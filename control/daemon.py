@@ -10,11 +10,11 @@ import typer
 import uvloop
 from aiohttp import web
 
-from control import enrolment
 from control.app import application
 from control.ctl import accounts, authority
 from control.ctl.accounts import Config
 from control.database import open_database
+from control.fleet import enrolment
 from control.patience import HEADS
 from control.settings import ControlSettings
 from oca import config, journal, notify

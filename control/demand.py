@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from control.coverage import MAX_NAME, is_zone_name
+from control.steering.coverage import MAX_NAME, is_zone_name
 from oca.errors import FormatError
 from oca.ids import is_id
 

@@ -13,15 +13,15 @@ from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError
 from sqlalchemy.exc import SQLAlchemyError
 
-from control.audit import SENTENCE
-from control.catalog import Catalog
-from control.fleet import Fleet
-from control.ledger import Ledger
+from control.fills.ledger import Ledger
+from control.fleet.view import Fleet
+from control.operators.audit import SENTENCE
 from control.settings import ControlSettings
 from control.state import State, UnknownError
+from control.titles.catalog import Catalog
 from control.writer import ConflictError
 from oca.errors import FormatError, OcaError
-from oca.gate import FIELD, Gate
+from oca.http.gate import FIELD, Gate
 
 _log = structlog.get_logger()
 MAX_BODY = 64 << 20

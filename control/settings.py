@@ -7,15 +7,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from control.audit import AuditSettings
-from control.listener import TlsSettings
-from control.liveness import LiveSettings
-from control.origins import OriginSettings
-from control.rates import RateSettings
-from control.triggers import CdniSettings
+from control.fleet.listener import TlsSettings
+from control.operators.audit import AuditSettings
+from control.operators.rates import RateSettings
+from control.titles.liveness import LiveSettings
+from control.titles.origins import OriginSettings
+from control.triggers.kept import CdniSettings
 from fill.ranking import Escalation
 from oca.config import Address
-from oca.gate import TokenSettings
+from oca.http.gate import TokenSettings
 from oca.wire import Url
 
 

@@ -18,15 +18,18 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from control import accounts, revocation, schema
-from control import coverage as zones
-from control.accounts import Account
-from control.coverage import Coverage
-from oca import segments, title
+from control import schema
+from control.fleet import revocation
+from control.operators import accounts
+from control.operators.accounts import Account
+from control.steering import coverage as zones
+from control.steering.coverage import Coverage
 from oca.errors import OcaError
-from oca.revocations import Revocations
-from oca.segments import SegmentIndex
-from oca.title import Title
+from oca.title import model as title
+from oca.title import segments
+from oca.title.model import Title
+from oca.title.segments import SegmentIndex
+from oca.trust.revocations import Revocations
 from oca.wire import HeldTracks
 
 _log = structlog.get_logger()

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import CursorResult, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from control import audit, schema
+from control import schema
 from control.database import writing
+from control.operators import audit
 from control.state import State
 from oca.errors import OcaError
 

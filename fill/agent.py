@@ -23,14 +23,14 @@ from fill.progress import Progress
 from fill.run import Pace, Run
 from fill.scrub import Scrub
 from fill.window import of
-from oca import fleet
 from oca.bucket import Bucket
 from oca.config import ApplianceSettings, storage_limit
 from oca.errors import StoreError
 from oca.fetch import Fetch
 from oca.health import Limits
-from oca.identity import Identity, Proof
-from oca.store import Store
+from oca.store.content import Store
+from oca.trust import fleet
+from oca.trust.identity import Identity, Proof
 from oca.wire import FillManifest, FillReport
 
 _log = structlog.get_logger()

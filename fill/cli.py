@@ -24,8 +24,8 @@ from fill.holdings import holdings
 from oca import config, journal
 from oca.config import ApplianceSettings
 from oca.errors import guarded
-from oca.identity import Identity, Proof
-from oca.store import Store
+from oca.store.content import Store
+from oca.trust.identity import Identity, Proof
 from oca.wire import FillManifest
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import msgspec
 
 from oca import wire
 from oca.errors import FormatError, OcaError
-from oca.identity import Proof
+from oca.trust.identity import Proof
 from oca.wire import MAX_BODY, FillLease, FillManifest, FillReport, Message, Source, Sources
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)

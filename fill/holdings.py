@@ -6,7 +6,7 @@ import structlog
 
 from fill.difference import HeldTrack
 from oca.errors import FormatError
-from oca.store import HeldVersion, Store, is_open
+from oca.store.content import HeldVersion, Store, is_open
 
 _log = structlog.get_logger()
 

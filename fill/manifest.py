@@ -9,7 +9,7 @@ import structlog
 
 from oca import wire
 from oca.errors import FormatError
-from oca.store import write_durably
+from oca.store.content import write_durably
 from oca.wire import FillManifest
 
 _log = structlog.get_logger()

@@ -17,13 +17,13 @@ from fill.difference import Difference, HeldTrack, WantedTrack, make_room
 from fill.holdings import evict, is_served
 from fill.progress import Progress
 from fill.ranking import guess
-from oca import title as title_format
 from oca.errors import FormatError, OcaError, StoreError
 from oca.fetch import Fetch, FetchError
-from oca.landing import Landing, WriteError, write_error
 from oca.signed import Signed
-from oca.store import Store, write_durably
-from oca.title import TITLE_JSON, Title
+from oca.store.content import Store, write_durably
+from oca.store.landing import Landing, WriteError, write_error
+from oca.title import model as title_format
+from oca.title.model import TITLE_JSON, Title
 from oca.wire import Source
 
 _log = structlog.get_logger()

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import structlog
 
-from oca import verify
 from oca.bucket import Bucket
 from oca.config import FillSettings
 from oca.errors import FormatError, StoreError
-from oca.index import Checked, Index
-from oca.store import HeldVersion, Store
+from oca.store import verify
+from oca.store.content import HeldVersion, Store
+from oca.store.index import Checked, Index
 
 _log = structlog.get_logger()
 _DAY_S = 86400.0

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oca.digest import chunk_count
 from oca.errors import FormatError, StoreError
 from oca.ids import is_id, is_version
-from oca.landing import claimed_chunks
-from oca.store import FILLING, QUARANTINE, Store, is_leftover, is_open
-from oca.title import TITLE_JSON
+from oca.store.content import FILLING, QUARANTINE, Store, is_leftover, is_open
+from oca.store.landing import claimed_chunks
+from oca.title.digest import chunk_count
+from oca.title.model import TITLE_JSON
 
 _LOCK = ".lock"
 _PARTS = (".mp4", ".idx")

@@ -8,10 +8,10 @@ import time
 from aiohttp import web
 
 from oca import __version__
-from oca.certificates import TlsSettings, valid_until
 from oca.counters import render
 from oca.heartbeat import Reporter
-from oca.store import Store
+from oca.http.certificates import TlsSettings, valid_until
+from oca.store.content import Store
 from oca.supervisor import Supervisor
 
 

@@ -18,18 +18,20 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from oca import admin, enrolment, handover, notify, pacing
-from oca.census import Census
-from oca.certificates import Certificates
+from oca import admin, handover, notify
 from oca.config import ApplianceSettings, split_address
-from oca.disks import PROBE_S
 from oca.errors import ConfigError
-from oca.fleet import shown
-from oca.gate import Gate
 from oca.heartbeat import Reporter
-from oca.identity import Identity, Proof
-from oca.store import Store
+from oca.http import pacing
+from oca.http.census import Census
+from oca.http.certificates import Certificates
+from oca.http.gate import Gate
+from oca.store.content import Store
+from oca.store.disks import PROBE_S
 from oca.supervisor import Supervisor, retire
+from oca.trust import enrolment
+from oca.trust.fleet import shown
+from oca.trust.identity import Identity, Proof
 
 _log = structlog.get_logger()
 _END = (signal.SIGTERM, signal.SIGINT)

@@ -26,14 +26,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from oca import __version__, config, enrolment, journal, pacing, verify
+from oca import __version__, config, journal
 from oca.appliance import Appliance, check_safety
 from oca.bucket import Bucket
 from oca.config import ApplianceSettings
 from oca.errors import ConfigError, StoreError, guarded
 from oca.heartbeat import inventory
-from oca.identity import Identity
-from oca.store import Store
+from oca.http import pacing
+from oca.store import verify
+from oca.store.content import Store
+from oca.trust import enrolment
+from oca.trust.identity import Identity
 
 app = typer.Typer(
     help="Run a video CDN appliance: serve the content in its store, and report to a controller.",

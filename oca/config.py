@@ -14,11 +14,11 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from oca.certificates import TlsSettings
 from oca.errors import ConfigError
-from oca.gate import TokenSettings
-from oca.limits import LimitSettings
-from oca.pacing import PacingSettings
+from oca.http.certificates import TlsSettings
+from oca.http.gate import TokenSettings
+from oca.http.limits import LimitSettings
+from oca.http.pacing import PacingSettings
 from oca.wire import Id, Stretch, Url
 
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):[0-9]{1,5}\Z")]

@@ -20,17 +20,17 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from oca import title as title_format
 from oca.breaker import Breaker
 from oca.bucket import Bucket
-from oca.digest import chunk_span, digest, version_of
 from oca.errors import ConfigError, FormatError, OcaError
-from oca.fleet import shown
 from oca.health import Health, Limits, pause_s, quickest
-from oca.identity import Proof
-from oca.landing import Landing
 from oca.signed import Signed, unsigned
-from oca.title import MAX_TITLE_JSON, TITLE_JSON, File, Title
+from oca.store.landing import Landing
+from oca.title import model as title_format
+from oca.title.digest import chunk_span, digest, version_of
+from oca.title.model import MAX_TITLE_JSON, TITLE_JSON, File, Title
+from oca.trust.fleet import shown
+from oca.trust.identity import Proof
 from oca.wire import Source
 
 _log = structlog.get_logger()

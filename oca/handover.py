@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from oca.census import Census
 from oca.errors import ConfigError
+from oca.http.census import Census
 
 _VARIABLE = "OCA_HANDOVER"
 _BACKLOG = 4096

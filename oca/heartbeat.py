@@ -14,10 +14,10 @@ from oca import wire
 from oca.config import ApplianceSettings, storage_limit
 from oca.counters import Counters
 from oca.errors import FormatError, OcaError
-from oca.identity import Identity, Proof
-from oca.neighbours import NeighboursFile
-from oca.revocations import RevocationsFile
-from oca.store import Store
+from oca.miss.neighbours import NeighboursFile
+from oca.store.content import Store
+from oca.trust.identity import Identity, Proof
+from oca.trust.revocations import RevocationsFile
 from oca.wire import FillTerms, Heartbeat, HeartbeatReply, HeldTracks, Inventory
 
 _log = structlog.get_logger()

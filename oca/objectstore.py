@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from oca.errors import ConfigError, FormatError, OcaError
-from oca.title import MAX_TITLE_JSON, TITLE_JSON
+from oca.title.model import MAX_TITLE_JSON, TITLE_JSON
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential, S3Store

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from oca.census import Census
 from oca.channel import DRAIN_S
 from oca.counters import Counters, total
 from oca.errors import OcaError
+from oca.http.census import Census
 
 _log = structlog.get_logger()
 _READY_S = 20.0
@@ -68,7 +68,7 @@ class Worker:
 class Supervisor:
     """`count` workers over the sockets `slots`; with fewer workers than sockets, each serves several.
 
-    If `pulling`, a puller (`oca.puller`) works for them; it is kept running, drained and replaced just as they are.
+    If `pulling`, a puller (`oca.miss.puller`) works for them; it is kept running, drained and replaced as they are.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Supervisor:
         theirs.setblocking(False)
         mine = self._slots[number :: self._count] if number != _PULLER else []
         fds = [theirs.fileno(), *(sock.fileno() for sock in mine)]
-        program, place, arguments = "oca.puller", None, fds[:]
+        program, place, arguments = "oca.miss.puller", None, fds[:]
         if number != _PULLER:
             program, place = "oca.worker", self._census.admit()
             fds.append(self._census.fd)

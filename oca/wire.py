@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from oca.errors import FormatError
-from oca.title import check_format
+from oca.title.model import check_format
 
 FORMAT = 1
 # Decompressed; 100,000 tracks held are some 6 MB. More is an attack, or a bug.

@@ -17,18 +17,18 @@ from pathlib import Path
 import uvloop
 
 from oca import channel, config, handover, journal
-from oca.accesslog import AccessLog
-from oca.census import Ledger
-from oca.certificates import Certificates
 from oca.config import ApplianceSettings
 from oca.errors import guarded
-from oca.gate import Gate
-from oca.identity import Identity
-from oca.misses import Misses
-from oca.pacing import Pacing
-from oca.server import Server
-from oca.slices import Slices
-from oca.store import Store
+from oca.http.accesslog import AccessLog
+from oca.http.census import Ledger
+from oca.http.certificates import Certificates
+from oca.http.gate import Gate
+from oca.http.pacing import Pacing
+from oca.http.server import Server
+from oca.http.slices import Slices
+from oca.miss.answers import Misses
+from oca.store.content import Store
+from oca.trust.identity import Identity
 
 # Young objects are looked through after so many more of them; the generations above once in so many passes.
 _COLLECT = (20_000, 50, 1000)

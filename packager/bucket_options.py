@@ -10,7 +10,7 @@ import typer
 
 from oca.errors import ConfigError
 from oca.objectstore import Bucket, Place, keys
-from oca.verify import version_directories
+from oca.store.verify import version_directories
 from packager import publish, terminal
 
 # For one request: 8 MiB over a slow line.

@@ -12,25 +12,15 @@ from typing import Annotated
 import typer
 from msgspec import structs
 
-from oca import title as title_format
-from oca import verify
 from oca.errors import guarded
-from oca.store import HeldVersion
-from packager import (
-    analysis,
-    bucket_options,
-    encode,
-    ffmpeg,
-    lock_options,
-    package,
-    play,
-    plot,
-    probe,
-    quality,
-    renditions,
-    sound_options,
-    terminal,
-)
+from oca.store import verify
+from oca.store.content import HeldVersion
+from oca.title import model as title_format
+from packager import bucket_options, ffmpeg, lock_options, package, play, sound_options, terminal
+from packager.audio import renditions
+from packager.encode import job as encode
+from packager.ladder import analysis, plot, quality
+from packager.source import probe
 
 app = typer.Typer(
     help="Turn videos into titles that any DASH or HLS player plays, and check titles on disk.",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from oca.errors import ConfigError
-from packager import cpix, encrypt, keys
+from packager.encryption import cpix, encrypt, keys
 
 Scheme = StrEnum("Scheme", ["cenc", "cbcs"])
 _KEYS = "Keys and URLs of encryption"

@@ -10,29 +10,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oca.digest import digest, version_of
 from oca.errors import FormatError, StoreError
 from oca.ids import check_id
-from oca.segments import SegmentIndex
-from oca.store import FILLING, Store
-from oca.title import Title
-from packager import analysis, cluster, renditions, texts, thumbnails
-from packager.captions import Captions
-from packager.chunks import Chunk, cut
-from packager.damage import note, refusal
-from packager.encode import Job, notes, plan
-from packager.encoders import NAMES
-from packager.encrypt import Encryption, Sealer
+from oca.store.content import FILLING, Store
+from oca.title.digest import digest, version_of
+from oca.title.model import Title
+from oca.title.segments import SegmentIndex
+from packager import thumbnails
+from packager.audio import renditions
+from packager.audio.renditions import LAYOUTS
+from packager.captions import texts
+from packager.captions.cues import Captions
+from packager.encode import cluster
+from packager.encode.chunks import Chunk, cut
+from packager.encode.damage import note, refusal
+from packager.encode.encoders import NAMES
+from packager.encode.job import Job, notes, plan
+from packager.encode.work import Work
+from packager.encryption.encrypt import Encryption, Sealer
+from packager.encryption.keys import About
 from packager.ffmpeg import Ffmpeg
-from packager.keys import About
-from packager.ladder import Rung, ladder
-from packager.ladder import read as read_ladder
-from packager.probe import Source, probe
-from packager.quality import Metric, scale_of
-from packager.renditions import LAYOUTS
+from packager.ladder import analysis
+from packager.ladder.quality import Metric, scale_of
+from packager.ladder.rungs import Rung, ladder
+from packager.ladder.rungs import read as read_ladder
+from packager.source.probe import Source, probe
 from packager.staging import KEEP_S, check_space, staging
 from packager.version import Beside, Judge, Named, Progress, write
-from packager.work import Work
 
 # The encoder's files and the track files made of them are there at once, and rates are means.
 _SPACE_FACTOR = 2.5

@@ -15,14 +15,15 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from oca import handover, players, verify
-from oca.accesslog import AccessLog
+from oca import handover, players
 from oca.errors import ConfigError, StoreError
+from oca.http.accesslog import AccessLog
+from oca.http.server import Server
+from oca.http.slices import Slices
 from oca.ids import is_id
-from oca.server import Server
-from oca.slices import Slices
-from oca.store import HeldVersion, Store
-from oca.title import TITLE_JSON, Title
+from oca.store import verify
+from oca.store.content import HeldVersion, Store
+from oca.title.model import TITLE_JSON, Title
 
 _HOST = "127.0.0.1"
 _PAGE = Path(__file__).parent / "player.html"

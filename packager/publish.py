@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from oca import title as title_format
-from oca.digest import digest, read_chunks, version_of
 from oca.errors import DigestError, FormatError, OcaError
+from oca.http.slices import TYPES
 from oca.objectstore import Bucket, MissingError
-from oca.slices import TYPES
-from oca.title import TITLE_JSON, File
+from oca.title import model as title_format
+from oca.title.digest import digest, read_chunks, version_of
+from oca.title.model import TITLE_JSON, File
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, bytes done and bytes in all."""

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import ffmpeg as graph
 
-from oca import hls
-from oca.filelist import filelist, index_of
-from oca.store import write_durably
-from oca.title import Tiles
-from packager import cmaf
-from packager.encode import MISSING, EncodeError, Job
+from oca.store.content import write_durably
+from oca.title import hls
+from oca.title.filelist import filelist, index_of
+from oca.title.model import Tiles
+from packager.boxes import cmaf
+from packager.encode.job import MISSING, EncodeError, Job
+from packager.encode.work import Work
 from packager.ffmpeg import Ffmpeg, FfmpegError
-from packager.ladder import Rung
-from packager.work import Work
+from packager.ladder.rungs import Rung
 
 # As many pixels as 160x90 has, in the shape of the source: five of these side by side are what small devices take.
 _PIXELS = 160 * 90

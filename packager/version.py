@@ -9,22 +9,22 @@ from pathlib import Path
 
 from msgspec import UNSET, UnsetType, structs
 
-from oca import dash, hls, segments
-from oca import title as title_format
-from oca.digest import file_digest
-from oca.protection import Protection
-from oca.segments import SegmentIndex
-from oca.store import write_durably
-from oca.title import TITLE_JSON, File, Period, Text, Tiles, Title, Track
-from packager import cmaf, mp4
-from packager.codecs import codec_of
-from packager.encode import EncodeError, Job
-from packager.encrypt import Sealer
-from packager.ladder import Rung
-from packager.loudness import Change
-from packager.quality import Metric
-from packager.renditions import Rendition
-from packager.work import Work
+from oca.store.content import write_durably
+from oca.title import dash, hls, segments
+from oca.title import model as title_format
+from oca.title.digest import file_digest
+from oca.title.model import TITLE_JSON, File, Period, Text, Tiles, Title, Track
+from oca.title.protection import Protection
+from oca.title.segments import SegmentIndex
+from packager.audio.loudness import Change
+from packager.audio.renditions import Rendition
+from packager.boxes import cmaf, mp4
+from packager.boxes.codecs import codec_of
+from packager.encode.job import EncodeError, Job
+from packager.encode.work import Work
+from packager.encryption.encrypt import Sealer
+from packager.ladder.quality import Metric
+from packager.ladder.rungs import Rung
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done and how much there is."""

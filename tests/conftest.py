@@ -16,11 +16,12 @@ import hypothesis
 import pytest
 import uvloop
 
-from oca import segments, title
-from oca.digest import file_digest, version_of
-from oca.segments import Segment, SegmentIndex
-from oca.store import Store
-from oca.title import File, Period, Title, Track
+from oca.store.content import Store
+from oca.title import model as title
+from oca.title import segments
+from oca.title.digest import file_digest, version_of
+from oca.title.model import File, Period, Title, Track
+from oca.title.segments import Segment, SegmentIndex
 
 MakeTitle = Callable[..., "MadeTitle"]
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -14,10 +14,10 @@ import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from control import accounts
-from control.accounts import Account, Role
 from control.ctl.client import Json, parse_duration, say, show
 from control.database import DatabaseError, open_database
+from control.operators import accounts
+from control.operators.accounts import Account, Role
 from control.settings import ControlSettings
 from oca import config
 

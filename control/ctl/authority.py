@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from control.authority import Authority
 from control.ctl.accounts import Config
 from control.ctl.client import Json, say, show
+from control.fleet.authority import Authority
 from control.settings import ControlSettings
-from oca import config, peers
+from oca import config
 from oca.errors import ConfigError
+from oca.trust import peers
 
 app = typer.Typer(
     help="The fleet's certificate authority. To change it: prepare, wait three days, activate, wait thirty, forget.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from control import credential
 from control.ctl.client import ControllerError
+from control.operators import credential
 
 VARIABLE = "OCACTL_TOKEN"
 _USUAL = Path(".config/oca/token")

@@ -14,9 +14,9 @@ from control.ctl.client import Json, show, size
 from oca.errors import OcaError
 
 if TYPE_CHECKING:
-    from control.placing.placement import Solution
-    from control.placing.problem import Problem
-    from control.placing.solve import Method
+    from control.placement.placement import Solution
+    from control.placement.problem import Problem
+    from control.placement.solve import Method
 
 ProblemFile = Annotated[Path, typer.Argument(metavar="FILE", help="The problem, JSON or npz (docs/placement.md).")]
 
@@ -32,9 +32,9 @@ def solve_file(
 ) -> None:
     """Solve a placement problem from FILE, and say how far from the best the placement may be."""
     # Not at the top: numpy and PuLP take a fifth of a second, for which every other command would wait.
-    from control.placing import files, placement
-    from control.placing.problem import check
-    from control.placing.solve import METHODS, solve
+    from control.placement import files, placement
+    from control.placement.problem import check
+    from control.placement.solve import METHODS, solve
 
     if method not in METHODS:
         raise OcaError(f"there is no method {method!r}: use one of {', '.join(METHODS)}")
@@ -85,9 +85,9 @@ def check_file(
     as_json: Json = False,
 ) -> None:
     """Recompute what a placement costs and whether it keeps every constraint, from the two files alone."""
-    from control.placing import files, placement
-    from control.placing.problem import check
-    from control.placing.verdict import judge
+    from control.placement import files, placement
+    from control.placement.problem import check
+    from control.placement.verdict import judge
 
     with Console(stderr=True).status("checking the placement"):
         problem = files.read(file)

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from control.ctl import origins
 from control.ctl.client import ControllerError, Json, controller, fetch, fetch_with_fields, quoted, say, show, size
-from oca import title as title_format
 from oca.ids import is_version
-from oca.title import TITLE_JSON
+from oca.title import model as title_format
+from oca.title.model import TITLE_JSON
 
 app = typer.Typer(help="Titles: register, list, look at, choose the version that viewers get.", no_args_is_help=True)
 

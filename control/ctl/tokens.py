@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from control.ctl.client import Json, parse_duration, show
 from oca.errors import OcaError
+from oca.http.token import AUD, CATGEOISO3166, CATNIP, CATU, CATV, EXP, ISS, Asked, TokenError, evaluate
+from oca.http.tokenkeys import Keys, claims_of, open_token, read
 from oca.ids import is_id
-from oca.token import AUD, CATGEOISO3166, CATNIP, CATU, CATV, EXP, ISS, Asked, TokenError, evaluate
-from oca.tokenkeys import Keys, claims_of, open_token, read
 
 app = typer.Typer(help="Keys, and tokens that let viewers in.", no_args_is_help=True)
 _NAMES = {ISS: "iss", 2: "sub", AUD: "aud", EXP: "exp", 5: "nbf", 6: "iat", 7: "cti", CATV: "catv", CATNIP: "catnip"}

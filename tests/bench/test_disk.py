@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.disk import Fault, SlowDisk
-from oca.store import Store
+from oca.store.content import Store
 from tests.conftest import MakeTitle
 
 

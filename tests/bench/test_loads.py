@@ -13,7 +13,7 @@ import pytest
 from bench import ladders, pack
 from bench.ladders import CLIP
 from packager import ffmpeg
-from packager.bjontegaard import bd_rate, saved
+from packager.ladder.bjontegaard import bd_rate, saved
 
 pytestmark = pytest.mark.long
 

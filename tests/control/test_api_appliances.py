@@ -10,7 +10,7 @@ from typing import Any
 import lz4.frame
 import pytest
 
-from control.registry import Registry
+from control.fleet.registry import Registry
 from oca import wire
 from oca.wire import Inventory
 from tests.conftest import MakeTitle

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from control.registry import Registry
+from control.fleet.registry import Registry
 from control.state import PINNED
 from oca import wire
 from oca.wire import FillProgress, FillReport

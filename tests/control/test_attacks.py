@@ -210,7 +210,7 @@ async def test_an_inventory_of_more_than_any_box_has(
 ) -> None:
     """Rows count too, though they hold nothing: each is kept in memory."""
     desk, made = site
-    monkeypatch.setattr("control.boxes._MOST_TRACKS", 3)
+    monkeypatch.setattr("control.fleet.boxes._MOST_TRACKS", 3)
     for tracks in ([["a", "b", "c", "d"]], [[], [], [], []], [["a", "b"], ["c", "d"]]):
         held = [HeldTracks(f"t{n}", VERSION, names) for n, names in enumerate(tracks)]
         body = wire.pack(Inventory(appliance="north-1", generation="2", held=held))

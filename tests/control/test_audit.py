@@ -13,10 +13,11 @@ import msgspec
 import pytest
 from sqlalchemy import event, insert
 
-from control import accounts, audit, schema
-from control.audit import TRAIL, Act
+from control import schema
 from control.database import open_database
-from control.rates import RateSettings
+from control.operators import accounts, audit
+from control.operators.audit import TRAIL, Act
+from control.operators.rates import RateSettings
 from control.settings import ApiSettings
 from control.state import State
 from tests.conftest import MakeTitle

@@ -16,16 +16,17 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import codes
-from control.authority import LIFE_S, OVERLAP_S, Authority, AuthorityError, host_name, requested
-from control.codes import Code
-from control.listener import Listener
-from control.revocation import Revocations
-from oca import codeword, keyfile, peers
-from oca.enrolment import request_for
+from control.fleet import codes
+from control.fleet.authority import LIFE_S, OVERLAP_S, Authority, AuthorityError, host_name, requested
+from control.fleet.codes import Code
+from control.fleet.listener import Listener
+from control.fleet.revocation import Revocations
 from oca.errors import ConfigError, FormatError
-from oca.keyfile import PrivateKey
-from oca.peers import Peer
+from oca.store import keyfile
+from oca.store.keyfile import PrivateKey
+from oca.trust import codeword, peers
+from oca.trust.enrolment import request_for
+from oca.trust.peers import Peer
 
 PEM = serialization.Encoding.PEM
 DAY = 86_400.0

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from control import accounts, credential
-from control.accounts import Account, AccountError
-from control.callers import AUDIENCES
-from control.rates import RateSettings
+from control.operators import accounts, credential
+from control.operators.accounts import Account, AccountError
+from control.operators.callers import AUDIENCES
+from control.operators.rates import RateSettings
 from control.settings import ApiSettings
-from oca.digest import digest
+from oca.title.digest import digest
 from tests.control.conftest import Desk, Start
 
 CLOSED = ApiSettings(open=False)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import cdni
-from control.cdni import LoopError, Meant, Pattern, Trigger, matches, meant, tokens
+from control.triggers import cdni
+from control.triggers.cdni import LoopError, Meant, Pattern, Trigger, matches, meant, tokens
 from oca.errors import FormatError
 
 ME = "AS64496:0"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.coverage import Coverage, Match, parse
+from control.steering.coverage import Coverage, Match, parse
 from oca.errors import FormatError
 
 ZONES = {
@@ -145,7 +145,7 @@ def test_bad_file(data: bytes, said: str) -> None:
 
 def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file beyond the limit is not even read as JSON."""
-    monkeypatch.setattr("control.coverage.MAX_BYTES", 10)
+    monkeypatch.setattr("control.steering.coverage.MAX_BYTES", 10)
     with pytest.raises(FormatError, match="more than the 10 allowed"):
         parse(file({}), "zones.json")
 

@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from control.catalog import Catalog
 from control.database import DatabaseError, open_database
 from control.schema import MIGRATIONS
 from control.state import State
+from control.titles.catalog import Catalog
 from tests.conftest import MakeTitle
 
 OCA_CONTROL = str(Path(sys.executable).with_name("oca-control"))

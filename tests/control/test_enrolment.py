@@ -23,23 +23,27 @@ import pytest
 from aiohttp import web
 from sqlalchemy import func, select, text, update
 
-from control import accounts, codes, daemon, enrolment, ocactl, schema
-from control.authority import Authority
+from control import daemon, ocactl, schema
 from control.database import open_database
-from control.listener import TlsSettings, reached_at
+from control.fleet import codes, enrolment
+from control.fleet.authority import Authority
+from control.fleet.listener import TlsSettings, reached_at
+from control.operators import accounts
 from control.settings import ApiSettings
 from fill.controllers import ControllerError, Controllers
-from oca import cli, codeword, identity, keyfile, peers, wire
+from oca import cli, wire
 from oca.config import ApplianceSettings
 from oca.counters import Counters
-from oca.enrolment import EnrolmentError, enrol, keep, renew_if_due, renewal_due, request_for
-from oca.enrolment import owner as box_owner
 from oca.errors import ConfigError, FormatError
 from oca.heartbeat import Reporter
-from oca.identity import Identity, Proof
-from oca.revocations import RevocationsFile
-from oca.store import Store
-from oca.wire_enrolment import Authorities, Certified, CodeMade, Enrolment, Renewal, Revoked
+from oca.store import keyfile
+from oca.store.content import Store
+from oca.trust import codeword, identity, peers
+from oca.trust.enrolment import EnrolmentError, enrol, keep, renew_if_due, renewal_due, request_for
+from oca.trust.enrolment import owner as box_owner
+from oca.trust.identity import Identity, Proof
+from oca.trust.revocations import RevocationsFile
+from oca.trust.wire_enrolment import Authorities, Certified, CodeMade, Enrolment, Renewal, Revoked
 from tests.control.conftest import Desk, Start
 
 DAY = 86_400.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.knapsack import Item, Selection, fractional_bound, greedy, solve
+from control.placement.knapsack import Item, Selection, fractional_bound, greedy, solve
 from oca.errors import OcaError
 
 # A box of 200 TB, the size of which solvers' tolerances are made of.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.leases import LEASE_S, Leases
+from control.fills.leases import LEASE_S, Leases
 
 
 def test_who_comes_new_gets_what_is_free_then_its_share() -> None:

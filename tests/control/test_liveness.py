@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from control.liveness import Holding, LiveSettings, enough, gates
+from control.titles.liveness import Holding, LiveSettings, enough, gates
 from tests.conftest import MakeTitle
 from tests.control.conftest import NORTH, SOUTH, Start
 

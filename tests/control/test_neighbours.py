@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from control.registry import Registry
+from control.fleet.registry import Registry
 from oca import wire
 from oca.config import ApplianceSettings
 from oca.counters import Counters
 from oca.heartbeat import Reporter
-from oca.neighbours import FILE, NeighboursFile
-from oca.store import Store
+from oca.miss.neighbours import FILE, NeighboursFile
+from oca.store.content import Store
 from oca.wire import Neighbours
 from tests.conftest import MadeTitle, MakeTitle
 from tests.control.conftest import Desk

@@ -19,12 +19,13 @@ import pytest
 
 from control.ctl.client import Controller, ControllerError, fetch, parse_size, size
 from control.ocactl import main
-from oca import title, wire
-from oca.accesslog import AccessLog
+from oca import wire
 from oca.handover import listen
-from oca.server import Server
-from oca.slices import Slices
-from oca.store import Store
+from oca.http.accesslog import AccessLog
+from oca.http.server import Server
+from oca.http.slices import Slices
+from oca.store.content import Store
+from oca.title import model as title
 from oca.wire import FillProgress, FillReport
 from tests.conftest import MakeTitle
 from tests.control.conftest import COVERAGE, demand_csv

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from control import credential, daemon, ocactl
+from control import daemon, ocactl
 from control.ctl.client import ControllerError, parse_duration
+from control.operators import credential
 
 BIN = Path(sys.executable).parent
 Done = subprocess.CompletedProcess[str]

@@ -14,21 +14,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from control.ctl.origins import register
-from control.origins import Origins, OriginSettings
+from control.titles.origins import Origins, OriginSettings
 from fill.agent import Agent
 from fill.controllers import Controllers
 from fill.run import Pace
 from oca import wire
 from oca.config import ApplianceSettings, FillSettings
-from oca.digest import CHUNK_BYTES
 from oca.errors import ConfigError, OcaError
 from oca.fetch import Fetch, FetchError
 from oca.health import Limits
-from oca.identity import Identity, Proof
-from oca.landing import Landing
 from oca.objectstore import Bucket, Keys, ObjectStoreError, Place, keys
 from oca.signed import Signed, unsigned
-from oca.store import Store
+from oca.store.content import Store
+from oca.store.landing import Landing
+from oca.title.digest import CHUNK_BYTES
+from oca.trust.identity import Identity, Proof
 from oca.wire import Source, Sources
 from packager import publish
 from packager.cli import app as pack

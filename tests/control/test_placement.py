@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.placement import (
+from control.placement.plan import (
     COPY_SHARE,
     MAX_PASSED_OVER,
     Box,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.rates import Rates, RateSettings, client_key
-from oca.rates import Buckets, retry_after, take
+from control.operators.rates import Rates, RateSettings, client_key
+from oca.http.rates import Buckets, retry_after, take
 from tests.conftest import MakeTitle
 from tests.control.conftest import NORTH, SOUTH, Start
 

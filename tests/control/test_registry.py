@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control.registry import Registry, is_alive
+from control.fleet.registry import Registry, is_alive
 from oca.wire import Heartbeat
 
 

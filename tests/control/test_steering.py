@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.coverage import Coverage, Match, parse
-from control.steering import Candidate, Choice, pathways, rank, steering_document
+from control.steering.coverage import Coverage, Match, parse
+from control.steering.ranking import Candidate, Choice, pathways, rank, steering_document
 
 COVERAGE = parse(
     json.dumps(

@@ -15,8 +15,8 @@ import cbor2
 import pytest
 from cbor2 import CBORTag
 
-from oca.gate import Gate, TokenSettings
-from oca.token import Asked
+from oca.http.gate import Gate, TokenSettings
+from oca.http.token import Asked
 from tests.conftest import MadeTitle, MakeTitle
 from tests.control.conftest import NORTH, Desk, Start
 from tests.oca.test_token import base64url, hmac, key_file, made

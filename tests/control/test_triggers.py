@@ -13,10 +13,12 @@ import aiohttp
 import pytest
 from sqlalchemy import text, update
 
-from control import accounts, cdni, schema
+from control import schema
+from control.operators import accounts
 from control.settings import ApiSettings
-from control.triggers import CdniSettings, Room, choose
-from control.upstreams import TRIGGERS
+from control.triggers import cdni
+from control.triggers.kept import CdniSettings, Room, choose
+from control.triggers.upstreams import TRIGGERS
 from oca import wire
 from oca.wire import FillManifest
 from tests.conftest import MadeTitle, MakeTitle

@@ -235,7 +235,7 @@ async def test_assets(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The players' scripts, which caches may keep for an hour."""
     (tmp_path / "dash.js").write_text("//")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr("control.viewing._ASSETS", tmp_path)
+    monkeypatch.setattr("control.steering.viewing._ASSETS", tmp_path)
     status, body, fields = await desk.answer("GET", "/assets/dash.js")
     assert (status, body, fields["Cache-Control"]) == (200, b"//", "public, max-age=3600")
     assert (await desk.answer("GET", "/assets/folder"))[0] == 404

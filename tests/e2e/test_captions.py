@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from bench.fleet import Fleet, script
-from oca.title import Title, read
+from oca.title.model import Title, read
 from packager import ffmpeg, package
 
 pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Page
 
 from bench.fleet import Fleet
-from packager import encrypt, ffmpeg, keys, package
+from packager import ffmpeg, package
+from packager.encryption import encrypt, keys
 
 pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]
 NODE = Path(__file__).parents[2] / "node_modules"

@@ -17,9 +17,9 @@ from fill.controllers import Controllers
 from fill.run import Pace
 from oca import wire
 from oca.config import ApplianceSettings, FillSettings
-from oca.digest import CHUNK_BYTES
 from oca.health import Limits
-from oca.store import Store
+from oca.store.content import Store
+from oca.title.digest import CHUNK_BYTES
 from oca.wire import FillItem, FillLease, FillManifest, FillReport, Source, Sources
 from tests.conftest import MadeTitle
 

@@ -20,16 +20,16 @@ from fill.holdings import holdings
 from fill.staging import owned, staged
 from fill.window import of
 from oca import wire
-from oca.accesslog import AccessLog
 from oca.bucket import BURST_S
 from oca.config import ApplianceSettings, FillSettings
-from oca.digest import CHUNK_BYTES
 from oca.errors import ConfigError, StoreError
 from oca.handover import listen
-from oca.landing import Landing, record_of
-from oca.server import Server
-from oca.slices import Descriptor, Slices
-from oca.store import FILLING, Store
+from oca.http.accesslog import AccessLog
+from oca.http.server import Server
+from oca.http.slices import Descriptor, Slices
+from oca.store.content import FILLING, Store
+from oca.store.landing import Landing, record_of
+from oca.title.digest import CHUNK_BYTES
 from oca.wire import Doomed, Source
 from tests.conftest import MadeTitle, MakeTitle
 from tests.fill.conftest import Controller, MakeAgent, StartBox

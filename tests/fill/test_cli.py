@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from oca.config import ApplianceSettings
-from oca.digest import CHUNK_BYTES
-from oca.store import Store
+from oca.store.content import Store
+from oca.title.digest import CHUNK_BYTES
 from tests.conftest import MakeTitle
 from tests.fill.conftest import Controller, StartBox
 

@@ -15,9 +15,9 @@ from bench.disk import Fault, SlowDisk
 from fill.agent import Agent, fill
 from fill.staging import staged, sweep
 from oca.config import ApplianceSettings
-from oca.digest import CHUNK_BYTES
 from oca.errors import StoreError
-from oca.store import Store
+from oca.store.content import Store
+from oca.title.digest import CHUNK_BYTES
 from oca.wire import Doomed
 from tests.conftest import MadeTitle, MakeTitle
 from tests.fill.conftest import Controller, MakeAgent, StartBox

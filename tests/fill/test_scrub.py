@@ -16,12 +16,12 @@ import pytest
 from fill import staging
 from fill.scrub import Scrub
 from oca.config import FillSettings
-from oca.digest import CHUNK_BYTES, read_chunks
 from oca.errors import StoreError
-from oca.index import FILE, Index
 from oca.residency import Residency
-from oca.store import QUARANTINE, Store
-from oca.verify import verify
+from oca.store.content import QUARANTINE, Store
+from oca.store.index import FILE, Index
+from oca.store.verify import verify
+from oca.title.digest import CHUNK_BYTES, read_chunks
 from tests.conftest import MadeTitle, MakeTitle
 from tests.fill.conftest import Controller, MakeAgent, StartBox
 
@@ -194,7 +194,7 @@ async def test_a_disk_that_cannot_be_read(
     def fails(path: Path, file: object) -> object:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("oca.verify.chunks", fails)
+    monkeypatch.setattr("oca.store.verify.chunks", fails)
     assert await later(store).round(store.roots[0]) > 0
     assert set(blamed) == {(filled[0].id, filled[0].version)}
     assert staging.staged(store) == []

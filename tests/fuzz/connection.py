@@ -13,18 +13,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from oca import reasons, segments, title
-from oca.accesslog import AccessLog
-from oca.connection import Connection
-from oca.digest import file_digest, version_of
-from oca.limits import LimitSettings
-from oca.pacing import Pacing, PacingSettings
-from oca.segments import Segment, SegmentIndex
-from oca.server import Server
-from oca.slices import Slices
-from oca.store import Store
-from oca.title import File, Period, Title, Track
-from oca.transport import Plain
+from oca.http import reasons
+from oca.http.accesslog import AccessLog
+from oca.http.connection import Connection
+from oca.http.limits import LimitSettings
+from oca.http.pacing import Pacing, PacingSettings
+from oca.http.server import Server
+from oca.http.slices import Slices
+from oca.http.transport import Plain
+from oca.store.content import Store
+from oca.title import model as title
+from oca.title import segments
+from oca.title.digest import file_digest, version_of
+from oca.title.model import File, Period, Title, Track
+from oca.title.segments import Segment, SegmentIndex
 
 VERSION = b"<v>"
 """Stands for the version of the title that is there, so that inputs outlive a change of its format."""

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from oca import segments, title
-from oca.digest import chunk_count
 from oca.errors import FormatError
-from packager.codecs import codec_of
-from packager.mp4 import read_track
+from oca.title import model as title
+from oca.title import segments
+from oca.title.digest import chunk_count
+from packager.boxes.codecs import codec_of
+from packager.boxes.mp4 import read_track
 from tests.fuzz.check import refused
 
 

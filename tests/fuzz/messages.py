@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import lz4.frame
 
 from control.http import client_address
-from oca import errand, hops, neighbours, wire, wire_enrolment
+from oca import wire
 from oca.errors import FormatError
+from oca.miss import errand, hops, neighbours
+from oca.trust import wire_enrolment
 from oca.wire import Message
 from tests.fuzz.check import refused
 

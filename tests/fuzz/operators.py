@@ -11,14 +11,16 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from control import coverage, demand
+from control import demand
 from control.settings import ControlSettings
-from oca import config, tokenkeys
+from control.steering import coverage
+from oca import config
 from oca.config import ApplianceSettings
 from oca.errors import ConfigError, FormatError
-from oca.protection import system_of
-from packager import cpix
-from packager.keys import About
+from oca.http import tokenkeys
+from oca.title.protection import system_of
+from packager.encryption import cpix
+from packager.encryption.keys import About
 from tests.fuzz.check import refused
 from tests.fuzz.content import as_file
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 
-from oca import ranges
-from oca.conditional import evaluate, http_date, parse_date, range_applies
-from oca.pacing import LEAST_KBPS, Pacing, PacingSettings
+from oca.http import ranges
+from oca.http.conditional import evaluate, http_date, parse_date, range_applies
+from oca.http.pacing import LEAST_KBPS, Pacing, PacingSettings
 
 _ETAG, _OPAQUE, _MODIFIED = '"0123456789abcdef-v1"', "0123456789abcdef-v1", 1_700_000_000
 _CEILING = 10_000_000  # bytes/s: 80 Mbit/s

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from oca.gate import find, split
-from oca.token import Asked, Grant, TokenError, evaluate
-from oca.tokenkeys import MOST_TOKEN, Keys, claims_of, open_token
+from oca.http.gate import find, split
+from oca.http.token import Asked, Grant, TokenError, evaluate
+from oca.http.tokenkeys import MOST_TOKEN, Keys, claims_of, open_token
 from tests.fuzz.check import refused
 
 NOW = 1_700_000_000.0

@@ -24,8 +24,8 @@ from pathlib import Path
 from bench import fleet, rivals
 from bench.fleet import FleetError, free_ports
 from bench.rivals import Content, Served, Tls
-from oca import openssl
 from oca.errors import guarded
+from oca.http import openssl
 from tests.kernel import cost
 from tests.kernel.tls_stat import taken_over
 

@@ -21,9 +21,10 @@ import xmlschema
 from playwright.sync_api import Browser, Page
 
 from bench.fleet import Fleet
-from oca.title import Title
-from oca.title import read as read_title
-from packager import encrypt, ffmpeg, keys, package
+from oca.title.model import Title
+from oca.title.model import read as read_title
+from packager import ffmpeg, package
+from packager.encryption import encrypt, keys
 from tests.e2e.test_encryption import AUDIO, DASH, HLS, KEYS, SCRIPTS, SHAKA_PLAYER, VIDEO
 from tests.matrix.conftest import SCHEMA
 from tests.matrix.pairwise import Row, pairwise

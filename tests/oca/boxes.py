@@ -16,16 +16,17 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
-from oca import config, puller, wire
-from oca.accesslog import AccessLog
+from oca import config, wire
 from oca.config import ApplianceSettings
 from oca.counters import Counters, render, total
 from oca.handover import listen
-from oca.misses import Misses
-from oca.neighbours import FILE
-from oca.server import Server
-from oca.slices import Slices
-from oca.store import Store
+from oca.http.accesslog import AccessLog
+from oca.http.server import Server
+from oca.http.slices import Slices
+from oca.miss import puller
+from oca.miss.answers import Misses
+from oca.miss.neighbours import FILE
+from oca.store.content import Store
 from oca.wire import HeldElsewhere, Neighbours, Source
 from tests.conftest import MadeTitle
 
@@ -257,7 +258,7 @@ class Box:
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         for pid in children.split():
-            if b"oca.puller" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"oca.miss.puller" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return int(pid)
         return 0
 

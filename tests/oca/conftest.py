@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 
 from bench import certificate
-from oca.accesslog import AccessLog
-from oca.census import Ledger
-from oca.certificates import Certificates, CertificateSettings, TlsSettings
-from oca.gate import Gate
 from oca.handover import listen
-from oca.limits import LimitSettings
-from oca.pacing import Pacing
-from oca.server import Server
-from oca.slices import Slices
-from oca.store import Store
+from oca.http.accesslog import AccessLog
+from oca.http.census import Ledger
+from oca.http.certificates import Certificates, CertificateSettings, TlsSettings
+from oca.http.gate import Gate
+from oca.http.limits import LimitSettings
+from oca.http.pacing import Pacing
+from oca.http.server import Server
+from oca.http.slices import Slices
+from oca.store.content import Store
 
 
 @dataclass

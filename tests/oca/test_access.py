@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca.gate import Gate, TokenSettings
-from oca.rates import Buckets, retry_after, take
+from oca.http.gate import Gate, TokenSettings
+from oca.http.rates import Buckets, retry_after, take
 from tests.conftest import MakeTitle
 from tests.oca.conftest import Client, Start
 from tests.oca.test_token import hmac, key_file, made

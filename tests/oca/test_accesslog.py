@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca import accesslog
-from oca.accesslog import AccessLog, Line, Record, text
+from oca.http import accesslog
+from oca.http.accesslog import AccessLog, Line, Record, text
 
 
 def read(path: Path) -> list[Line]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oca.census import PLACES, Census, Ledger, alone, client_of, packed
 from oca.errors import OcaError
+from oca.http.census import PLACES, Census, Ledger, alone, client_of, packed
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca.ahead import ReadAhead
 from oca.counters import Counters
+from oca.http.ahead import ReadAhead
+from oca.http.slices import Descriptor
 from oca.residency import Residency
-from oca.slices import Descriptor
 
 PAGE = 4096
 SIZE = 64 * PAGE + 100

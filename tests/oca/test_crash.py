@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from fill import staging
-from oca.landing import Landing
-from oca.store import FILLING, Store
+from oca.store.content import FILLING, Store
+from oca.store.landing import Landing
 from tests.conftest import MadeTitle, MakeTitle
 
 GOLDEN = Path(__file__).parent / "golden" / "crash-points.txt"

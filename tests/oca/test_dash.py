@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oca import dash
 from oca.errors import FormatError
-from oca.location import Location
-from oca.segments import Segment, SegmentIndex
-from oca.title import Period, Title, Track
+from oca.title import dash
+from oca.title.location import Location
+from oca.title.model import Period, Title, Track
+from oca.title.segments import Segment, SegmentIndex
 
 GOLDEN = Path(__file__).parent / "golden"
 NS = {"": "urn:mpeg:dash:schema:mpd:2011"}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.disk import SlowDisk
-from oca.disks import IDENTITY, probe
 from oca.errors import StoreError
-from oca.store import Store
+from oca.store.content import Store
+from oca.store.disks import IDENTITY, probe
 from tests.conftest import MadeTitle, MakeTitle
 
 OCA = str(Path(sys.executable).with_name("oca"))
@@ -132,7 +132,7 @@ def test_a_damaged_identity_is_written_anew(tmp_path: Path, text: str) -> None:
 
 def test_new_content_goes_where_there_is_room(two: TwoDisks, monkeypatch: pytest.MonkeyPatch) -> None:
     room = {two.roots[0]: 5.0, two.roots[1]: 7.0}
-    monkeypatch.setattr("oca.store._room", room.get)
+    monkeypatch.setattr("oca.store.content._room", room.get)
     assert two.store.staging("new", "0" * 32).is_relative_to(two.roots[1])
     room[two.roots[0]] = 9.0
     assert two.store.staging("newer", "0" * 32).is_relative_to(two.roots[0])

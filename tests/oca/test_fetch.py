@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca import title as title_format
 from oca.breaker import Terms
 from oca.bucket import BURST_S, Bucket
-from oca.digest import CHUNK_BYTES, digest, version_of
 from oca.errors import StoreError
 from oca.fetch import Fetch, FetchError, SourceError, check_head
 from oca.health import Health, Limits, pause_s, quickest
-from oca.landing import Landing, claimed_chunks, record_of
-from oca.title import File
+from oca.store.landing import Landing, claimed_chunks, record_of
+from oca.title import model as title_format
+from oca.title.digest import CHUNK_BYTES, digest, version_of
+from oca.title.model import File
 from oca.wire import Source
 from tests.conftest import MadeTitle, MakeTitle
 

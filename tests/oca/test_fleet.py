@@ -13,22 +13,22 @@ import msgspec
 import pytest
 
 from bench import certificate
-from control.authority import Authority
-from oca import fleet as own_fleet
+from control.fleet.authority import Authority
 from oca import wire
 from oca.appliance import check_safety
-from oca.certificates import Certificates, CertificateSettings, TlsSettings
 from oca.config import ApplianceSettings, MissSettings
 from oca.counters import Counters
-from oca.digest import digest
 from oca.errors import ConfigError
 from oca.fetch import Fetch, FetchError, SourceError
-from oca.fleet import FLEET, Entrance, shown
-from oca.gate import Gate, TokenSettings
 from oca.health import Limits
-from oca.identity import Identity, Proof, client_context
-from oca.revocations import Revocations, RevocationsFile
-from oca.upstream import Upstreams
+from oca.http.certificates import Certificates, CertificateSettings, TlsSettings
+from oca.http.gate import Gate, TokenSettings
+from oca.miss.upstream import Upstreams
+from oca.title.digest import digest
+from oca.trust import fleet as own_fleet
+from oca.trust.fleet import FLEET, Entrance, shown
+from oca.trust.identity import Identity, Proof, client_context
+from oca.trust.revocations import Revocations, RevocationsFile
 from oca.wire import Source
 from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.conftest import Running, Start

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca import config, segments, title, wire
+from oca import config, wire
 from oca.config import ApplianceSettings
-from oca.digest import CHUNK_BYTES, chunk_count, chunk_span, digest, file_digest, version_of
 from oca.errors import ConfigError, FormatError
 from oca.ids import check_id, is_id, is_version
-from oca.segments import Segment, SegmentIndex
+from oca.title import model as title
+from oca.title import segments
+from oca.title.digest import CHUNK_BYTES, chunk_count, chunk_span, digest, file_digest, version_of
+from oca.title.segments import Segment, SegmentIndex
 
 
 @st.composite

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oca import gate as gates
 from oca.errors import ConfigError
-from oca.gate import FIELD, Gate, TokenSettings, find, split
-from oca.token import Asked
+from oca.http import gate as gates
+from oca.http.gate import FIELD, Gate, TokenSettings, find, split
+from oca.http.token import Asked
 from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.conftest import Client, Running, Start
 from tests.oca.test_serving import until

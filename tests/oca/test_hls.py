@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca import hls
 from oca.errors import FormatError
-from oca.location import Location
-from oca.segments import Segment, SegmentIndex
-from oca.title import File, Period, Title, Track
+from oca.title import hls
+from oca.title.location import Location
+from oca.title.model import File, Period, Title, Track
+from oca.title.segments import Segment, SegmentIndex
 
 GOLDEN = Path(__file__).parent / "golden"
 LOCATIONS = (

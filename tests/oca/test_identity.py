@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from control.authority import LIFE_S, Authority
-from oca import identity, keyfile, peers
-from oca.enrolment import request_for
+from control.fleet.authority import LIFE_S, Authority
 from oca.errors import ConfigError, FormatError
-from oca.identity import Identity, ServerContext
+from oca.store import keyfile
+from oca.trust import identity, peers
+from oca.trust.enrolment import request_for
+from oca.trust.identity import Identity, ServerContext
 
 NOW = float(int(time.time()))
 Hello = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

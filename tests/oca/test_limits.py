@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
-from oca import config, handover, reasons
-from oca.census import Census, Ledger, client_of, packed
+from oca import config, handover
 from oca.config import ApplianceSettings
 from oca.counters import render
 from oca.errors import ConfigError
-from oca.farewell import Farewell
-from oca.limits import LimitSettings, Prefixes, refusal, retry_after
+from oca.http import reasons
+from oca.http.census import Census, Ledger, client_of, packed
+from oca.http.farewell import Farewell
+from oca.http.limits import LimitSettings, Prefixes, refusal, retry_after
 from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.conftest import Client, Running, Start
 from tests.oca.test_appliance import Appliance, until

@@ -13,8 +13,8 @@ from msgspec import inspect
 
 from oca import channel
 from oca.config import MissSettings
-from oca.digest import CHUNK_BYTES
 from oca.fetch import HELD_ONLY
+from oca.title.digest import CHUNK_BYTES
 from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.boxes import (
     Asked,

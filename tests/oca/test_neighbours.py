@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca import hops, wire
+from oca import wire
 from oca.errors import FormatError
-from oca.neighbours import FILE, Known, NeighboursFile, decode
+from oca.miss import hops
+from oca.miss.neighbours import FILE, Known, NeighboursFile, decode
 from oca.wire import HeldElsewhere, Neighbours, Source
 
 V = "0" * 32

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oca.errors import ConfigError
-from oca.pacing import LEAST_KBPS, Pacing, PacingSettings, available, use_congestion
+from oca.http.pacing import LEAST_KBPS, Pacing, PacingSettings, available, use_congestion
 
 NONE = (1 << 64) - 1
 MAX_PACING_RATE = 47

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from oca import hls, protection
-from oca import title as title_format
 from oca.errors import FormatError
-from oca.protection import Protection
-from oca.segments import Segment, SegmentIndex
-from oca.title import File, Period, Title, Track
+from oca.title import hls, protection
+from oca.title import model as title_format
+from oca.title.model import File, Period, Title, Track
+from oca.title.protection import Protection
+from oca.title.segments import Segment, SegmentIndex
 
 ONE, TWO = "1" * 32, "2" * 32
 WIDEVINE, PLAYREADY = "edef8ba979d64acea3c827dcd51d21ed", "9a04f07998404286ab92e65be0885f95"

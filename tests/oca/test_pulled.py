@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oca.config import ApplianceSettings, storage_limit
-from oca.digest import CHUNK_BYTES
 from oca.errors import StoreError
-from oca.pulled import Key, Pulled
-from oca.store import Store
+from oca.miss.pulled import Key, Pulled
+from oca.store.content import Store
+from oca.title.digest import CHUNK_BYTES
 
 V = "0" * 32
 MB = 1 << 20

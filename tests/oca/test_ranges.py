@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca.ranges import MAX_RANGES, parse
+from oca.http.ranges import MAX_RANGES, parse
 
 SIZES = st.integers(0, 300)
 NUMBER = st.integers(0, 400)

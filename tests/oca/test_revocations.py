@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from oca import wire
 from oca.errors import FormatError
-from oca.peers import Peer
-from oca.revocations import Revocations, RevocationsFile, decode
+from oca.trust.peers import Peer
+from oca.trust.revocations import Revocations, RevocationsFile, decode
 
 ids = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
 

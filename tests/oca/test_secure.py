@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from bench import certificate
-from oca import openssl
-from oca.certificates import Certificates, CertificateSettings, TlsSettings, valid_until
 from oca.errors import ConfigError
-from oca.handshake import ALERT
+from oca.http import openssl
+from oca.http.certificates import Certificates, CertificateSettings, TlsSettings, valid_until
+from oca.http.handshake import ALERT
 from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.conftest import Running, Start
 from tests.oca.test_appliance import OCA, Appliance

@@ -11,7 +11,7 @@ import struct
 
 import pytest
 
-from oca.store import is_open
+from oca.store.content import is_open
 
 BIG = 12 << 20
 
@@ -143,7 +143,7 @@ async def test_open_files_tell_what_is_being_served(big, monkeypatch):
     slow.send(f"GET {big.made.url}/v1/1.m4s HTTP/1.1\r\nHost: a\r\n\r\n")
     await slow.reader.readexactly(1000)
     assert is_open(media)
-    monkeypatch.setattr("oca.server.SERVED_S", 0)
+    monkeypatch.setattr("oca.http.server.SERVED_S", 0)
     big.server._let_go_at = 0
     await until(lambda: len(big.server.slices._caches.descriptors) == 0)
     assert is_open(media), "somebody is still being sent it"

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from oca import dash, hls
-from oca import title as title_format
 from oca.errors import FormatError
-from oca.filelist import filelist, index_of
-from oca.location import Location
-from oca.segments import Segment, SegmentIndex
-from oca.slices import facts_of
-from oca.title import File, Period, Text, Tiles, Title, Track
+from oca.http.slices import facts_of
+from oca.title import dash, hls
+from oca.title import model as title_format
+from oca.title.filelist import filelist, index_of
+from oca.title.location import Location
+from oca.title.model import File, Period, Text, Tiles, Title, Track
+from oca.title.segments import Segment, SegmentIndex
 
 GOLDEN = Path(__file__).parent / "golden"
 NS = {"": "urn:mpeg:dash:schema:mpd:2011"}

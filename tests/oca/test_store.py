@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oca.errors import FormatError, StoreError
-from oca.store import FILLING, Store, write_durably
+from oca.store.content import FILLING, Store, write_durably
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oca import token as claimed
 from oca.errors import ConfigError
-from oca.token import Asked, TokenError, evaluate
-from oca.tokenkeys import Key, Keys, KeySettings, open_token
+from oca.http import token as claimed
+from oca.http.token import Asked, TokenError, evaluate
+from oca.http.tokenkeys import Key, Keys, KeySettings, open_token
 
 NOW = 1_700_000_000.0
 SECRET = bytes(range(32))

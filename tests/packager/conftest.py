@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oca.digest import digest
+from oca.title.digest import digest
 from packager import ffmpeg, package
 from packager.cli import main
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from oca import title as title_format
 from oca.errors import ConfigError, FormatError, OcaError
-from oca.verify import verify
-from packager import analysis, package, quality
-from packager.encode import plan
+from oca.store.verify import verify
+from oca.title import model as title_format
+from packager import package
+from packager.encode.job import plan
 from packager.ffmpeg import Ffmpeg
-from packager.ladder import read
+from packager.ladder import analysis, quality
+from packager.ladder.rungs import read
 from packager.package import Order
-from packager.probe import probe
+from packager.source.probe import probe
 
 Make = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]

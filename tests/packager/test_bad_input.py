@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from oca.errors import FormatError, OcaError
-from oca.store import FILLING
-from oca.verify import verify
+from oca.store.content import FILLING
+from oca.store.verify import verify
 from packager import package
-from packager.chunks import Chunk
-from packager.damage import damaged, missing, note, refusal
-from packager.encode import EncodeError, plan
+from packager.encode.chunks import Chunk
+from packager.encode.damage import damaged, missing, note, refusal
+from packager.encode.job import EncodeError, plan
+from packager.encode.work import Work
 from packager.ffmpeg import Ffmpeg, find
 from packager.package import Built, Order
-from packager.probe import SourceError, holes, on_grid, probe
-from packager.work import Work
+from packager.source.probe import SourceError, holes, on_grid, probe
 
 Make = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]

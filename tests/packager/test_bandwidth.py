@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oca import hls
+from oca.title import hls
 from packager.package import Built
 
 NS = {"": "urn:mpeg:dash:schema:mpd:2011"}

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager import captions, webvtt
-from packager.captions import Captions
+from packager.captions import cues as captions
+from packager.captions import webvtt
+from packager.captions.cues import Captions
+from packager.captions.webvtt import CaptionsError, Content, Cue
 from packager.ffmpeg import Ffmpeg
-from packager.webvtt import CaptionsError, Content, Cue
 
 FULL = """WEBVTT - the title
 Kind: captions

@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oca.errors import FormatError
-from packager import encode, package
-from packager.chunks import Chunk, cut
-from packager.encode import plan
+from packager import package
+from packager.boxes.join import join
+from packager.encode import job as encode
+from packager.encode.chunks import Chunk, cut
+from packager.encode.job import plan
 from packager.ffmpeg import Ffmpeg
-from packager.join import join
-from packager.ladder import ladder
+from packager.ladder.rungs import ladder
 from packager.package import Order
-from packager.probe import probe
+from packager.source.probe import probe
 
 Make = Callable[..., Path]
 

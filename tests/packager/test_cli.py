@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oca.store import FILLING
+from oca.store.content import FILLING
 from packager.package import Built
 
 Run = Callable[..., tuple[int, str, str]]

@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 
 from oca.errors import ConfigError, OcaError
-from oca.store import FILLING, Store
-from oca.verify import verify
-from packager import cluster, package, worker
-from packager.cluster import ClusterError, appears, executing
+from oca.store.content import FILLING, Store
+from oca.store.verify import verify
+from packager import package
+from packager.encode import cluster, worker
+from packager.encode.cluster import ClusterError, appears, executing
+from packager.encode.worker import Terms, UnfitError, check, stop, versions
 from packager.ffmpeg import Ffmpeg
 from packager.package import Built, Order
-from packager.worker import Terms, UnfitError, check, stop, versions
 
 pytestmark = pytest.mark.long
 

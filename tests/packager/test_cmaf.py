@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from oca import segments
 from oca.errors import FormatError
-from oca.segments import SegmentIndex
-from packager import cmaf, package
+from oca.title import segments
+from oca.title.segments import SegmentIndex
+from packager import package
+from packager.boxes import cmaf
+from packager.boxes.mp4 import boxes
 from packager.ffmpeg import Ffmpeg
-from packager.mp4 import boxes
 from packager.package import Built
 
 Make = Callable[..., Path]

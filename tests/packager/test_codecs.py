@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oca.errors import ConfigError, FormatError
-from oca.verify import verify
+from oca.store.verify import verify
 from packager import cli, ffmpeg, package
-from packager.codecs import codec_of
-from packager.encoders import NAMES, PRESETS, video_options
-from packager.ladder import Rung, ladder
+from packager.boxes.codecs import codec_of
+from packager.encode.encoders import NAMES, PRESETS, video_options
+from packager.ladder.rungs import Rung, ladder
 from packager.package import Order
 
 Make = Callable[..., Path]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from oca.errors import ConfigError
-from packager import cpix
-from packager.keys import About, Keys
+from packager.encryption import cpix
+from packager.encryption.keys import About, Keys
 
 ONE, TWO = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 KID, OTHER = ONE.replace("-", ""), TWO.replace("-", "")

@@ -17,15 +17,17 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from msgspec import structs
 
-from oca import dash, hls, segments
-from oca import title as title_format
 from oca.errors import ConfigError, FormatError
-from oca.location import Location
-from oca.protection import Scheme
-from oca.segments import SegmentIndex
-from packager import cmaf, encrypt, ffmpeg, keys, mp4, package, sealed
-from packager.encrypt import EncryptError, Encryption, Sealer, first_iv
-from packager.keys import About, Keys
+from oca.title import dash, hls, segments
+from oca.title import model as title_format
+from oca.title.location import Location
+from oca.title.protection import Scheme
+from oca.title.segments import SegmentIndex
+from packager import ffmpeg, package
+from packager.boxes import cmaf, mp4, sealed
+from packager.encryption import encrypt, keys
+from packager.encryption.encrypt import EncryptError, Encryption, Sealer, first_iv
+from packager.encryption.keys import About, Keys
 from tests.packager import test_cpix
 from tests.packager.test_hls_strict import parsed
 

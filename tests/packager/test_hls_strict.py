@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from oca import hls, segments, title
-from oca.location import Location
+from oca.title import hls, segments
+from oca.title import model as title
+from oca.title.location import Location
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager.hull import Aim, Point, at_quality, at_rate, best, curves, pick
+from packager.ladder.hull import Aim, Point, at_quality, at_rate, best, curves, pick
 
 AIM = Aim(top=95.0, step=6.0, least_kbps=235, most_kbps=5800, rungs=10)
 SIZES = (240, 480, 720, 1080)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oca.ids import is_id
-from packager.ladder import RATES, ladder
+from packager.ladder.rungs import RATES, ladder
 
 
 @pytest.mark.parametrize(

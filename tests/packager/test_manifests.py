@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from oca import hls, segments
-from oca import title as title_format
-from oca.segments import SegmentIndex
+from oca.title import hls, segments
+from oca.title import model as title_format
+from oca.title.segments import SegmentIndex
 from packager.ffmpeg import Ffmpeg
 from packager.package import Built
 

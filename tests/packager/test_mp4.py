@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oca.errors import FormatError
-from packager.codecs import codec_of
-from packager.mp4 import read_track
+from packager.boxes.codecs import codec_of
+from packager.boxes.mp4 import read_track
 
 Make = Callable[..., Path]
 PICTURES = ("-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=3", "-c:v", "libx264", "-g", "25")

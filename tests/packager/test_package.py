@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from oca import hls, segments
-from oca import title as title_format
 from oca.errors import FormatError, OcaError, StoreError
-from oca.store import FILLING, Store
-from oca.verify import verify
+from oca.store.content import FILLING, Store
+from oca.store.verify import verify
+from oca.title import hls, segments
+from oca.title import model as title_format
 from packager import package, staging
-from packager.chunks import Chunk
-from packager.encode import EncodeError, check_frames, plan
+from packager.encode.chunks import Chunk
+from packager.encode.job import EncodeError, check_frames, plan
 from packager.ffmpeg import Ffmpeg
-from packager.ladder import ladder
+from packager.ladder.rungs import ladder
 from packager.package import Built, Order
-from packager.probe import probe
+from packager.source.probe import probe
 
 Make = Callable[..., Path]
 PICTURES = ("-f", "lavfi", "-i", "testsrc2=s=320x240:r=30:d=6")

@@ -12,8 +12,8 @@ import pytest
 from packager import package
 from packager.ffmpeg import Ffmpeg
 from packager.package import Order
-from packager.pictures import Look, look
-from packager.probe import SourceError, probe
+from packager.source.pictures import Look, look
+from packager.source.probe import SourceError, probe
 
 Make = Callable[..., Path]
 LINE = "[Parsed_showinfo_0 @ 0x1] n:   1 pts: 512 fmt:yuv420p cl:left sar:1/1 s:320x240 i:{} iskey:0 type:B "

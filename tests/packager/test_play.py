@@ -7,8 +7,8 @@ import re
 
 from msgspec import UNSET, structs
 
-from oca import title
-from oca.protection import Protection
+from oca.title import model as title
+from oca.title.protection import Protection
 from packager import play
 
 

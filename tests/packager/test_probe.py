@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from packager.ffmpeg import Ffmpeg
-from packager.probe import SourceError, constant_rate, is_constant, probe
+from packager.source.probe import SourceError, constant_rate, is_constant, probe
 
 Make = Callable[..., Path]
 

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from oca import title as title_format
 from oca.errors import ConfigError, OcaError
-from oca.store import FILLING
-from oca.title import Track
-from oca.verify import verify
-from packager import encode, loudness, package, renditions, streams
+from oca.store.content import FILLING
+from oca.store.verify import verify
+from oca.title import model as title_format
+from oca.title.model import Track
+from packager import package
+from packager.audio import loudness, renditions
+from packager.audio.loudness import Change, Heard
+from packager.encode import job as encode
 from packager.ffmpeg import Ffmpeg
-from packager.loudness import Change, Heard
 from packager.package import Built, Order
-from packager.probe import Audio, probe
+from packager.source import streams
+from packager.source.probe import Audio, probe
 from tests.packager.test_hls_strict import parsed
 
 Make = Callable[..., Path]

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from oca import title as title_format
-from oca.store import FILLING
-from oca.verify import verify
-from packager import captions, embedded, languages, package, texts
-from packager.captions import Asked, Captions
-from packager.embedded import Stream
-from packager.encode import Job
+from oca.store.content import FILLING
+from oca.store.verify import verify
+from oca.title import model as title_format
+from packager import package
+from packager.captions import cues as captions
+from packager.captions import embedded, texts
+from packager.captions.cues import Asked, Captions
+from packager.captions.embedded import Stream
+from packager.captions.webvtt import CaptionsError, Cue
+from packager.encode.job import Job
 from packager.ffmpeg import Ffmpeg
 from packager.package import Built, Order
-from packager.probe import Source
-from packager.webvtt import CaptionsError, Cue
+from packager.source import languages
+from packager.source.probe import Source
 
 Make = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]

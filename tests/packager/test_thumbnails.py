@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from oca import title as title_format
-from oca.title import Tiles
+from oca.title import model as title_format
+from oca.title.model import Tiles
 from packager import package, thumbnails
-from packager.chunks import Chunk
-from packager.encode import EncodeError, Job, plan
+from packager.encode.chunks import Chunk
+from packager.encode.job import EncodeError, Job, plan
+from packager.encode.work import Work
 from packager.ffmpeg import Ffmpeg
-from packager.ladder import ladder
+from packager.ladder.rungs import ladder
 from packager.package import Built, Order
-from packager.probe import Source, probe
-from packager.work import Work
+from packager.source.probe import Source, probe
 
 Make = Callable[..., Path]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from oca import segments
-from oca import title as title_format
-from oca.digest import CHUNK_BYTES, file_digest, version_of
-from oca.title import File, Title
-from oca.verify import NotATitleError, verify, version_directories
+from oca.store.verify import NotATitleError, verify, version_directories
+from oca.title import model as title_format
+from oca.title import segments
+from oca.title.digest import CHUNK_BYTES, file_digest, version_of
+from oca.title.model import File, Title
 from packager.package import Built
 
 

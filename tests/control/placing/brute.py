@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pulp
 
-from control.placing.problem import Problem
+from control.placement.problem import Problem
 
 
 def best(problem: Problem) -> float:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from control.placing import files, placement
-from control.placing.problem import ProblemError, check
-from control.placing.verdict import judge
+from control.placement import files, placement
+from control.placement.problem import ProblemError, check
+from control.placement.verdict import judge
 
 SMALL = Path(__file__).parents[2] / "data" / "placement-small.json"
 OCACTL = str(Path(sys.executable).with_name("ocactl"))

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import instance
-from control.placing import files, placement
-from control.placing.problem import Problem, ProblemError, sorted_pairs
-from control.placing.solve import Method, solve
-from control.placing.verdict import judge
+from control.placement import files, placement
+from control.placement.problem import Problem, ProblemError, sorted_pairs
+from control.placement.solve import Method, solve
+from control.placement.verdict import judge
 from tests.control.placing import brute
 
 DATA = Path(__file__).parents[2] / "data"

@@ -1,0 +1,1 @@
+"""Operators: who may act, the audit log, and their side of the API."""

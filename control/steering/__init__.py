@@ -1,0 +1,1 @@
+"""Steering: who is near, who serves, and what viewers are told."""

@@ -1,0 +1,1 @@
+"""Triggers of upstream CDNs (RFC 8007)."""

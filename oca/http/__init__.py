@@ -1,0 +1,1 @@
+"""The segment server: from an accepted socket to bytes that leave by sendfile."""

@@ -1,0 +1,74 @@
+"""How the bytes of a connection cross its socket: in clear, or encrypted. The HTTP above is the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from oca.http.slices import Descriptor
+
+Bytes = bytes | memoryview
+_CLIENT_ERRNOS = frozenset(
+    (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTUNREACH)
+)
+
+
+class Transport(Protocol):
+    """A non-blocking socket. All raise BlockingIOError where they would block, OSError if the client is gone."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether file bytes go from the page cache to the socket without entering this process."""
+
+    @property
+    def receive(self) -> Callable[[int], bytes]:
+        """Up to so many bytes; none at the end of what the client sends."""
+
+    def send(self, data: Bytes, more: bool) -> int:
+        """Take bytes; how many were taken. `more`: something follows at once, so none need leave yet."""
+
+    def send_file(self, descriptor: Descriptor, offset: int, length: int) -> int:
+        """Take bytes of a file that are in memory; how many were taken, 0 if the file ends at `offset`.
+
+        FileFaultError if the file is at fault and not the client.
+        """
+
+    def end(self) -> None:
+        """Say that nothing more will come."""
+
+
+class FileFaultError(OSError):
+    """A file could not be read."""
+
+
+class Plain:
+    """In clear: file bytes go from the page cache to the socket by sendfile and never enter this process."""
+
+    __slots__ = ("_fd", "_send", "_socket", "receive")
+    direct = True
+
+    def __init__(self, sock: socket.socket, send: Callable[[Bytes, int], int] | None = None) -> None:
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._send = send or sock.send
+        self.receive: Callable[[int], bytes] = sock.recv
+
+    def send(self, data: Bytes, more: bool) -> int:
+        """As in Transport; MSG_MORE, since a head alone would cost a packet of its own."""
+        return self._send(data, socket.MSG_MORE if more else 0)
+
+    def send_file(self, descriptor: Descriptor, offset: int, length: int) -> int:
+        """As in Transport."""
+        try:
+            return os.sendfile(self._fd, descriptor.fd, offset, length)
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno in _CLIENT_ERRNOS:
+                raise
+            raise FileFaultError(error.errno, error.strerror) from error
+
+    def end(self) -> None:
+        """As in Transport (RFC 9112 9.6)."""
+        self._socket.shutdown(socket.SHUT_WR)

@@ -1,0 +1,1 @@
+"""What a box does about content that it does not hold."""

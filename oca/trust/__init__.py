@@ -1,0 +1,1 @@
+"""Who belongs to the fleet: identities, their enrolment and their revocation."""

@@ -1,0 +1,1 @@
+"""The sound: which streams become which tracks, encoded and levelled."""

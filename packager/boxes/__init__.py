@@ -1,0 +1,1 @@
+"""The boxes of ISO base media files, read and written."""

@@ -1,0 +1,1 @@
+"""The captions: read, fitted to the presentation, written."""

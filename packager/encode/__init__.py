@@ -1,0 +1,1 @@
+"""The encode: jobs, their chunks, and who does them."""

@@ -1,0 +1,1 @@
+"""The encryption of tracks, and the keys for it."""

@@ -1,0 +1,1 @@
+"""The ladder: which renditions a source gets, and why."""

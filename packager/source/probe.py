@@ -25,6 +25,7 @@ from packager.source.streams import Described, described
 FORMATS = "mov,mp4,matroska,webm,mpegts,mpeg,avi,mxf,flv,asf,ogg,gxf,yuv4mpegpipe,nut"
 PROTOCOLS = "file"
 _TRUNCATED = re.compile(r"partial file|ended prematurely|moov atom not found|Truncat", re.IGNORECASE)
+_PROMISED = re.compile(r"^ *Duration: ([0-9]+):([0-9]{2}):([0-9.]+)")
 _TOO_LARGE = re.compile(r"Picture size ([0-9]+x[0-9]+) (?:is invalid|exceeds)")
 _DEMUXER = re.compile(rf"\[(?:in#0/)?(?:{FORMATS.replace(',', '|')})\b[^\]]* @ ")
 _EMPTY = re.compile(r"Cannot determine format of input|dimensions not set")
@@ -133,7 +134,7 @@ def probe(ffmpeg: Ffmpeg, path: Path) -> Source:
         except FfmpegError as error:
             raise SourceError(_sentence(path, error)) from None
         if any(_TRUNCATED.search(line) for line in log):
-            raise SourceError(f"{path} is truncated: copy it again, whole")
+            raise SourceError(_cut_short(path, packets, said))
         first = _Packets()
         for line in picture.read_text("utf-8").splitlines():
             first.line(line)
@@ -190,6 +191,19 @@ def _sentence(path: Path, error: FfmpegError) -> str:
     if _EMPTY.search(log):
         return f"{path} has a video stream that is empty, or damaged from end to end: give a file with pictures"
     return f"{path} is not a video that ffmpeg can read ({error.log[0] if error.log else error}): give a video file"
+
+
+def _cut_short(path: Path, packets: _Packets, said: Sequence[str]) -> str:
+    """What is said of a file whose tail is missing: how much its header promises, and how much there is."""
+    found = float(packets.ends.get(0, 0) * packets.base(0)) if ("tb", 0) in packets.header else 0.0
+    promised = next((match for match in map(_PROMISED.match, said) if match), None)
+    if promised is None:
+        return f"{path} is truncated after {found:.2f} s of pictures: copy it again, whole"
+    hours, minutes, seconds = promised.groups()
+    length = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return (
+        f"{path} is truncated: it promises {length:.2f} s and holds {found:.2f} s of pictures; copy it again, whole"
+    )
 
 
 def _source(path: Path, packets: _Packets, first: _Packets, audio: tuple[Audio, ...], damaged: bool) -> Source:

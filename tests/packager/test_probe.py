@@ -95,16 +95,21 @@ def test_not_a_video(binary: Ffmpeg, tmp_path: Path, clip: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("last.mp4", ()), ("first.mp4", ("-movflags", "+faststart")), ("whole.mkv", ())]
+    ("name", "arguments", "words"),
+    [
+        ("last.mp4", (), "its index is missing"),
+        ("first.mp4", ("-movflags", "+faststart"), r"it promises 5\.31 s and holds [34]\.[0-9]+ s of pictures"),
+        ("whole.mkv", (), r"it promises 5\.31 s and holds [34]\.[0-9]+ s of pictures"),
+    ],
 )
 def test_truncated(
-    binary: Ffmpeg, make: Make, clip: Path, tmp_path: Path, name: str, arguments: tuple[str, ...]
+    binary: Ffmpeg, make: Make, clip: Path, tmp_path: Path, name: str, arguments: tuple[str, ...], words: str
 ) -> None:
-    """A file cut off is told from a whole one, wherever its index lies."""
+    """A file cut off is told from a whole one, wherever its index lies, and what is missing is said."""
     whole = make(name, "-i", str(clip), "-c", "copy", *arguments).read_bytes()
     cut = tmp_path / name
     cut.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(SourceError, match="truncated"):
+    with pytest.raises(SourceError, match=f"truncated.*{words}"):
         probe(binary, cut)
 
 

@@ -102,7 +102,7 @@ def viewers(
 @app.command()
 def serve(
     rival: Rival = "nginx",
-    rounds: Rounds = 5,
+    rounds: Rounds = 9,
     seconds: Seconds = 4.0,
     workers: Annotated[
         str, typer.Option(help="Such as 1,2,4: how we grow with workers instead, on a machine with more processors.")
@@ -298,7 +298,7 @@ def _serve_rows(found: dict[str, Any]) -> Table:
     columns = ("GB/s", "machine CPU-s/GB", "server CPU-s/GB", "p99 ms")
     table = Table("case", "server", *columns, "CPU : nginx", "GB/s : nginx", "CPU : floor")
     for case in found["cases"]:
-        name = comparison.Case(case["bytes"], case["cmcd"]).name
+        name = comparison.Case(case["bytes"], case["browser"]).name
         for server in [name for name in ("oca", "nginx", "floor") if name in case]:
             of = case[server]
             figures = [of[key] for key in ("gb_per_s", "machine_cpu_s_per_gb", "server_cpu_s_per_gb", "p99_ms")]

@@ -27,8 +27,25 @@ _CONNECTIONS = 32
 # What a player sends with every segment (CTA-5004, query mode), different each time.
 _CMCD = "?CMCD=bl%3D21300%2Cbr%3D3200%2Ccid%3D%22bench%22%2Cd%3D4004%2Cmtp%3D25400%2Cot%3Dv%2Csf%3Dd%2Csid%3D%22{}%22"
 
+# What Chromium sends with a segment besides Host.
+_BROWSER = {
+    "Connection": "keep-alive",
+    "sec-ch-ua-platform": '"Linux"',
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0",
+    "sec-ch-ua": '"Chromium";v="142", "Not_A Brand";v="99"',
+    "sec-ch-ua-mobile": "?0",
+    "Accept": "*/*",
+    "Origin": "https://player.example",
+    "Sec-Fetch-Site": "cross-site",
+    "Sec-Fetch-Mode": "cors",
+    "Sec-Fetch-Dest": "empty",
+    "Referer": "https://player.example/",
+    "Accept-Language": "en-GB,en;q=0.9,de;q=0.8",
+}
+
 _LUA = """
 local paths = {{ {paths} }}
+wrk.headers = {{ {headers} }}
 local n = 0
 request = function()
   n = n % #paths + 1
@@ -49,19 +66,19 @@ class NothingCameError(FleetError):
 
 @dataclass(frozen=True)
 class Case:
-    """A size of segments, with or without CMCD in the query."""
+    """A size of segments, asked for plainly, or as a browser does: twelve header fields more, CMCD in the query."""
 
     bytes: int
-    cmcd: bool = False
+    browser: bool = False
 
     @property
     def name(self) -> str:
         """For people."""
         size = f"{self.bytes >> 20} MiB" if self.bytes >= 1 << 20 else f"{self.bytes >> 10} KiB"
-        return f"{size}, CMCD" if self.cmcd else size
+        return f"{size}, browser" if self.browser else size
 
 
-CASES = (Case(64 << 10), Case(2 << 20), Case(64 << 10, cmcd=True))
+CASES = tuple(Case(size, browser) for browser in (False, True) for size in _COUNTS)
 
 
 @dataclass(frozen=True)
@@ -82,13 +99,16 @@ def measure(
     home: Path,
     connections: int = _CONNECTIONS,
     threads: int = 1,
+    browser: bool = False,
 ) -> Run:
-    """Let wrk ask for `paths` in turn for `seconds`; FleetError if anything failed."""
+    """Let wrk ask for `paths` in turn for `seconds`, maybe with a browser's header fields; FleetError if one failed."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise FleetError("wrk is missing: install it with `apt-get install wrk`")
     script = home / "paths.lua"
-    script.write_text(_LUA.format(paths=",".join(f'"{path}"' for path in paths)))
+    fields = _BROWSER.items() if browser else ()
+    headers = ",".join(f"[{json.dumps(name)}]={json.dumps(value)}" for name, value in fields)
+    script.write_text(_LUA.format(paths=",".join(f'"{path}"' for path in paths), headers=headers))
     # A server that waits for a disk may take long, which is what is to be seen, and no failure.
     load = [f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script)]
     command = ["taskset", "-c", str(cpu), wrk, *load]
@@ -122,13 +142,13 @@ def _case(
         for server in servers:
             plain = server.name != "oca"
             paths = content.plain_paths(case.bytes) if plain else content.paths(case.bytes)
-            if case.cmcd:
+            if case.browser:
                 paths = [path + _CMCD.format(f"{count:08x}") for count, path in enumerate(paths)]
             step(f"{case.name}: {server.name} {max(number, 0) + 1}/{rounds}")
-            run = measure(server, paths, seconds if number >= 0 else 1.0, 1, home)
+            run = measure(server, paths, seconds if number >= 0 else 1.0, 1, home, browser=case.browser)
             if number >= 0:
                 runs[server.name].append(run)
-    found: dict[str, Any] = {"bytes": case.bytes, "cmcd": case.cmcd}
+    found: dict[str, Any] = {"bytes": case.bytes, "browser": case.browser}
     for name, of in runs.items():
         fields = Run.__dataclass_fields__
         found[name] = {field: round(statistics.median(getattr(run, field) for run in of), 4) for field in fields}
@@ -182,6 +202,10 @@ def run(rounds: int, seconds: float, step: Callable[[str], None], *, secure: boo
     return found | {"cipher": ciphers.pop()} if ciphers else found
 
 
+def _named(case: dict[str, Any]) -> str:
+    return Case(case["bytes"], case["browser"]).name
+
+
 def panels(found: dict[str, Any]) -> list[Panel]:
     """The figures of `run` to plot."""
     named = (("machine_cpu_s_per_gb", "processor seconds of the machine per GB"), ("gb_per_s", "GB/s, one worker"))
@@ -189,7 +213,9 @@ def panels(found: dict[str, Any]) -> list[Panel]:
         Panel(
             title,
             [
-                Bar(Case(case["bytes"], case["cmcd"]).name, name, case[name][field], *case[name][f"{field}_spread"])
+                Bar(
+                    Case(case["bytes"], case["browser"]).name, name, case[name][field], *case[name][f"{field}_spread"]
+                )
                 for case in found["cases"]
                 for name in ("oca", "nginx", "floor")
                 if name in case

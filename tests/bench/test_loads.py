@@ -27,14 +27,15 @@ def bench(*words: str) -> dict[str, Any]:
 
 
 def test_serve(tmp_path: Path) -> None:
-    """Ours, nginx and the floor, each size, with and without CMCD; and a picture of it."""
+    """Ours, nginx and the floor, each size, asked plainly and as browsers do; and a picture of it."""
     plot = tmp_path / "serve.svg"
     found = bench("serve", "--rival", "nginx", "--rounds", "1", "--seconds", "1", "--plot", str(plot))
     assert found["runs"] == 1
-    assert [(case["bytes"], case["cmcd"]) for case in found["cases"]] == [
+    assert [(case["bytes"], case["browser"]) for case in found["cases"]] == [
         (65536, False),
         (2 << 20, False),
         (65536, True),
+        (2 << 20, True),
     ]
     for case in found["cases"]:
         for server in ("oca", "nginx", "floor"):
@@ -53,7 +54,7 @@ def test_serve_over_tls() -> None:
     """Ours and nginx, with one cipher for both."""
     found = bench("serve", "--tls", "--rounds", "1", "--seconds", "1")
     assert found["cipher"] == "TLSv1.3 TLS_AES_256_GCM_SHA384"
-    assert len(found["cases"]) == 3
+    assert len(found["cases"]) == 4
     for case in found["cases"]:
         ratio = case["oca"]["machine_cpu_s_per_gb"] / case["nginx"]["machine_cpu_s_per_gb"]
         assert case["ratio_cpu"] == pytest.approx(ratio, rel=0.01)

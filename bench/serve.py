@@ -101,7 +101,7 @@ def measure(
     threads: int = 1,
     browser: bool = False,
 ) -> Run:
-    """Let wrk ask for `paths` in turn for `seconds`, maybe with a browser's header fields; FleetError if one failed."""
+    """Let wrk ask for `paths` in turn for `seconds`, maybe with a browser's fields; FleetError if one failed."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise FleetError("wrk is missing: install it with `apt-get install wrk`")

@@ -144,7 +144,7 @@ class Connection:
         head, body, started = OK + server.date + found.head, 0, monotonic()
         sent = 0
         try:
-            sent = self._transport.send(head, True)
+            sent = self._transport.send(head, found.length)
             if sent == len(head):
                 body = self._transport.send_file(found.descriptor, found.offset, found.length)
         except OSError:
@@ -153,6 +153,7 @@ class Connection:
         counters.copied_bytes += sent
         counters.body(body, self._transport.direct)
         if body == found.length:
+            self._transport.flush()
             counters.status(200)
             counters.hits += 1
             server.records.append((self.client, line, 200, sent + body, started, monotonic(), found, "", ""))

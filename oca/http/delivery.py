@@ -47,6 +47,7 @@ class Delivery:
     """What is left to send of the current answer of one connection; `resume` is called when parking ends."""
 
     __slots__ = (
+        "_bulk",
         "_clear",
         "_owed",
         "_parts",
@@ -66,6 +67,8 @@ class Delivery:
         self._parts: list[memoryview | _FileSpan] = []
         self._place = 0
         self._slice: Slice | None = None
+        # Bytes of all parts together.
+        self._bulk = 0
         # Bytes of the current span that are known to be in memory.
         self._clear = 0
         # Bytes that are counted as waiting for their reader.
@@ -82,6 +85,7 @@ class Delivery:
             parts.append(memoryview(part) if isinstance(part, bytes) else part)
         self._parts, self._place, self._slice = parts, 0, given.slice
         self._clear, self.excused = 0, 0.0
+        self._bulk = sum(len(part) if isinstance(part, bytes) else part[2] for part in given.parts)
 
     def pump(self) -> tuple[int, bool]:
         """Give the kernel as much as it takes; the bytes it took, and whether that was all.
@@ -95,7 +99,7 @@ class Delivery:
             while self._place <= last and turn > 0:
                 part = parts[self._place]
                 if isinstance(part, memoryview):
-                    count = self._transport.send(part, self._place < last)
+                    count = self._transport.send(part, self._bulk if self._place < last else 0)
                     counters.copied_bytes += count
                     done = count == len(part)
                     parts[self._place] = part[count:]
@@ -110,6 +114,7 @@ class Delivery:
         except (BlockingIOError, InterruptedError, _NotYetError):
             pass
         if self._place > last:
+            self._transport.flush()
             self.end()
             return total, True
         left = min(_MOST_OWED, sum(len(p) if isinstance(p, memoryview) else p[2] for p in parts[self._place :]))

@@ -65,7 +65,7 @@ class Secure:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
-    def send(self, data: Bytes, more: bool) -> int:
+    def send(self, data: Bytes, more: int) -> int:
         """As in Transport."""
         if self._kernel is not None:
             return self._kernel.send(data, more)
@@ -105,6 +105,11 @@ class Secure:
         if count == length:
             self._cork(False)
         return count
+
+    def flush(self) -> None:
+        """As in Transport."""
+        if self._kernel is not None:
+            self._kernel.flush()
 
     def _cork(self, wanted: bool) -> None:
         if wanted != self._corked:

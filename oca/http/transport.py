@@ -11,6 +11,8 @@ from typing import Protocol
 from oca.http.slices import Descriptor
 
 Bytes = bytes | memoryview
+# With MSG_MORE a long body leaves in more segments than corked; below this the two calls of a cork cost more.
+_CORK_FROM = 200_000
 _CLIENT_ERRNOS = frozenset(
     (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTUNREACH)
 )
@@ -27,14 +29,17 @@ class Transport(Protocol):
     def receive(self) -> Callable[[int], bytes]:
         """Up to so many bytes; none at the end of what the client sends."""
 
-    def send(self, data: Bytes, more: bool) -> int:
-        """Take bytes; how many were taken. `more`: something follows at once, so none need leave yet."""
+    def send(self, data: Bytes, more: int) -> int:
+        """Take bytes; how many were taken. `more` bytes follow at once, so none need leave yet."""
 
     def send_file(self, descriptor: Descriptor, offset: int, length: int) -> int:
         """Take bytes of a file that are in memory; how many were taken, 0 if the file ends at `offset`.
 
         FileFaultError if the file is at fault and not the client.
         """
+
+    def flush(self) -> None:
+        """An answer is complete: nothing of it is to wait for more."""
 
     def end(self) -> None:
         """Say that nothing more will come."""
@@ -47,18 +52,28 @@ class FileFaultError(OSError):
 class Plain:
     """In clear: file bytes go from the page cache to the socket by sendfile and never enter this process."""
 
-    __slots__ = ("_fd", "_send", "_socket", "receive")
+    __slots__ = ("_corked", "_fd", "_send", "_socket", "receive")
     direct = True
 
     def __init__(self, sock: socket.socket, send: Callable[[Bytes, int], int] | None = None) -> None:
         self._socket = sock
         self._fd = sock.fileno()
         self._send = send or sock.send
+        self._corked = False
         self.receive: Callable[[int], bytes] = sock.recv
 
-    def send(self, data: Bytes, more: bool) -> int:
-        """As in Transport; MSG_MORE, since a head alone would cost a packet of its own."""
+    def send(self, data: Bytes, more: int) -> int:
+        """As in Transport; a head alone would cost a packet of its own."""
+        if more > _CORK_FROM and not self._corked:
+            self._corked = True
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         return self._send(data, socket.MSG_MORE if more else 0)
+
+    def flush(self) -> None:
+        """As in Transport."""
+        if self._corked:
+            self._corked = False
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def send_file(self, descriptor: Descriptor, offset: int, length: int) -> int:
         """As in Transport."""

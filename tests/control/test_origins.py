@@ -258,7 +258,7 @@ async def test_wrong_bytes_in_the_bucket(
     async def ask() -> list[Source]:
         return [source(s3, place, clip)]
 
-    with pytest.raises(FetchError, match="films: it sent wrong bytes for chunk 1"):
+    with pytest.raises(FetchError, match="films: it sent wrong bytes for chunk 2"):
         await bring(fetch, clip, tmp_path, [from_bucket], Signed([from_bucket], ask))
     await asyncio.to_thread(s3.delete, place, f"{clip.id}/{clip.version}/v1.mp4")
     async with Fetch(limits=QUIET) as another:

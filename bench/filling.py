@@ -25,7 +25,7 @@ from bench.plot import Bar, Panel
 from bench.processor import machine_busy_s
 from fill.staging import StagedFile, staged
 from oca.store.content import Store
-from oca.title.digest import CHUNK_BYTES
+from oca.title import model as title_format
 
 RCLONE, ARIA2 = "rclone", "aria2"
 RIVALS = (RCLONE, ARIA2)
@@ -54,6 +54,11 @@ class Origin:
     def media(self) -> Path:
         """The track of a title that has one."""
         return self.box.store / "bench" / self.version / f"s{_SEGMENT}.mp4"
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Length of a chunk of the title."""
+        return title_format.read(self.media.parent)[0].chunk_bytes
 
     def sent_bytes(self) -> int:
         """Bytes of answers since it started."""
@@ -201,7 +206,8 @@ def _aria2(tool: str, origin: Origin, peers: Sequence[Box], home: Path) -> Copy:
     """One download of the track from all peers at once, its checksum on."""
     name, place = origin.media.name, home / "downloaded"
     urls = [f"{peer.url}/t/bench/{origin.version}/{name}" for peer in peers]
-    options = [f"--split={_STREAMS}", f"--max-connection-per-server={_STREAMS}", f"--min-split-size={CHUNK_BYTES}"]
+    options = [f"--split={_STREAMS}", f"--max-connection-per-server={_STREAMS}"]
+    options.append(f"--min-split-size={origin.chunk_bytes}")
     # Its default writes zeros over all of the file first.
     options += ["--file-allocation=falloc", f"--checksum=sha-1={_digest(origin.media)}", "--no-conf", "--quiet"]
     return Copy(lambda: _run(tool, f"--dir={place}", *options, *urls), place)
@@ -256,7 +262,7 @@ def _crash(origin: Origin, edge: Box) -> dict[str, Any]:
     _run(script("oca-fill"), "run", "--now", "--once", "--config", edge.settings)
     # What was on its way when it was killed was sent, and is sent again.
     twice = max(0, origin.settled() - before - size)
-    return {"refetched_chunks": round(twice / CHUNK_BYTES, 2), "connections": _STREAMS}
+    return {"refetched_chunks": round(twice / origin.chunk_bytes, 2), "connections": _STREAMS}
 
 
 def _staged(store: Store) -> list[StagedFile]:

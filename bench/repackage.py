@@ -60,7 +60,7 @@ def _pieces(home: Path, megabytes: int) -> Work:
     job = replace(encode.plan(source, rungs, "ultrafast"), hold=0)
     first = Work(replace(job, frames=job.gop), [Chunk(0, 0, job.gop)], home / "segment")
     first.run(binary)
-    again = round(_PIECE_S / encode.SEGMENT_S) - 1
+    again = round(_PIECE_S / job.segment) - 1
     frames = job.gop * (again + 1)
     folder = home / "encoded"
     for rung in rungs:

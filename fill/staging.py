@@ -15,7 +15,6 @@ from oca.errors import FormatError, StoreError
 from oca.ids import is_id, is_version
 from oca.store.content import FILLING, QUARANTINE, Store, is_leftover, is_open
 from oca.store.landing import claimed_chunks
-from oca.title.digest import chunk_count
 from oca.title.model import TITLE_JSON
 
 _LOCK = ".lock"
@@ -79,8 +78,7 @@ def staged(store: Store) -> list[StagedFile]:
             if is_id(path.name) and path.is_file():
                 size = path.stat().st_size
                 title, version = directory.parts[-2:]
-                done = min(claimed_chunks(path), chunk_count(size))
-                rows.append(StagedFile(title, version, path.name, size, done, chunk_count(size), quarantined))
+                rows.append(StagedFile(title, version, path.name, size, *claimed_chunks(path), quarantined))
     return sorted(rows, key=lambda row: (row.title, row.version, row.name))
 
 

@@ -110,7 +110,8 @@ class MissSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(
             gt=0,
             le=300,
-            description="seconds in which another box must have sent all of one request, which is 8 MiB at most",
+            description="seconds in which another box must have sent all of one request, which is a chunk at most; "
+            "of chunks above 8 MiB as much longer",
             extra={
                 "danger": "too low for the line (8 MiB take 30 s at 2.2 Mbit/s): nothing can be passed on. "
                 "Too high: a box that drips holds up viewers for as long"

@@ -27,7 +27,7 @@ from oca.health import Health, Limits, pause_s, quickest
 from oca.signed import Signed, unsigned
 from oca.store.landing import Landing
 from oca.title import model as title_format
-from oca.title.digest import chunk_span, digest, version_of
+from oca.title.digest import CHUNK_BYTES, digest, version_of
 from oca.title.model import MAX_TITLE_JSON, TITLE_JSON, File, Title
 from oca.trust.fleet import shown
 from oca.trust.identity import Proof
@@ -163,7 +163,7 @@ class Fetch:
         for chunk in await asyncio.to_thread(landing.claims):
             if await asyncio.to_thread(landing.holds, chunk):
                 missing.discard(chunk)
-                progress(None, chunk_span(file.bytes, chunk)[1])
+                progress(None, file.span(chunk)[1])
         pending = iter(sorted(missing))
         absent: dict[str, str] = {}
 
@@ -193,7 +193,7 @@ class Fetch:
         absent: dict[str, str],
         signed: Signed | None = None,
     ) -> tuple[Source, bytearray]:
-        offset, length = chunk_span(file.bytes, chunk)
+        offset, length = file.span(chunk)
 
         async def get(source: Source) -> bytearray:
             data = await self._get(source, path, (offset, length, file.bytes), signed)
@@ -338,6 +338,7 @@ class Fetch:
     async def _body(self, response: aiohttp.ClientResponse, span: Span | None, upstream: bool) -> bytearray:
         """Read the body at the pace of the rate cap, and not a byte more than it may have."""
         most = span[1] if span is not None else MAX_TITLE_JSON
+        patience = self._limits.chunk_s * (max(1.0, most / CHUNK_BYTES) if span is not None else 1.0)
         data, waited = bytearray(), 0.0
         while True:
             began = time.monotonic()
@@ -348,7 +349,7 @@ class Fetch:
             data += part
             if len(data) > most:
                 raise SourceError("bad", f"it sends more than the {most} bytes asked for")
-            if waited > self._limits.chunk_s:
+            if waited > patience:
                 raise SourceError("retry", f"it sent {len(data)} bytes in {waited:.0f} s, which is too slow")
             await self._bucket.take(len(part))
             if upstream:

@@ -210,7 +210,9 @@ class Bucket:
         fields = {"Content-Type": content_type, "Cache-Control": "public, max-age=31536000, immutable"}
         if published is not None:
             fields[PUBLISHED] = str(published)
-        first = next(parts, b"")
+        first = b""
+        while len(first) < _PART and (more := next(parts, b"")):
+            first += more
         whole = first if len(first) < _PART else None
         with _asking(self.place, f"{self.place}/{title}/{version}/{name}"):
             obstore.put(

@@ -13,6 +13,7 @@ import typer
 from msgspec import structs
 
 from oca.errors import guarded
+from oca.sizes import parse_size
 from oca.store import verify
 from oca.store.content import HeldVersion
 from oca.title import model as title_format
@@ -84,6 +85,20 @@ def build(
     jobs: Annotated[
         int, typer.Option("--jobs", min=0, max=256, help="Chunks encoded at once; 0: one per two processors.")
     ] = 0,
+    segment: Annotated[
+        float,
+        typer.Option(
+            "--segment-seconds", min=1, max=30, metavar="SECONDS", help="Length of a segment, to the nearest picture."
+        ),
+    ] = encode.SEGMENT_S,
+    chunk_bytes: Annotated[
+        str,
+        typer.Option(
+            "--chunk-bytes",
+            metavar="SIZE",
+            help="Length of what is verified, and fetched, at once: 4KiB to 64MiB; 64K is 64,000, 64KiB is 65,536.",
+        ),
+    ] = "8MiB",
     ladder_: Wanted = "fixed",
     codec: Codecs = [Codec["h264"]],  # noqa: B006
     audio: sound_options.Audio = renditions.ALL,
@@ -128,6 +143,7 @@ def build(
     sounds = tuple(dict.fromkeys(each.value for each in audio_codec))
     order = replace(order, audio=audio, audio_codecs=sounds, channels=channels.value, loudness=loudness)
     order = replace(order, captions=tuple(captions), thumbnails=thumbnails, dask=dask, tolerate=tolerate)
+    order = replace(order, segment=segment, chunk_bytes=parse_size(chunk_bytes))
     encryption = lock_options.encryption(encrypt, key, key_file, cpix, clearkey_url, key_url)
     binary = ffmpeg.find()
     if show_commands:

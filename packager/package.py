@@ -8,13 +8,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
-from oca.errors import FormatError, StoreError
+from oca.errors import ConfigError, FormatError, StoreError
 from oca.ids import check_id
 from oca.store.content import FILLING, Store
-from oca.title.digest import digest, version_of
-from oca.title.model import Title
+from oca.title.digest import CHUNK_BYTES, LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, digest, version_of
+from oca.title.model import MAX_TITLE_JSON, Title, chunk_rule
 from oca.title.segments import SegmentIndex
 from packager import thumbnails
 from packager.audio import renditions
@@ -25,7 +26,7 @@ from packager.encode import cluster
 from packager.encode.chunks import Chunk, cut
 from packager.encode.damage import note, refusal
 from packager.encode.encoders import NAMES
-from packager.encode.job import Job, notes, plan
+from packager.encode.job import SEGMENT_S, Job, notes, plan
 from packager.encode.work import Work
 from packager.encryption.encrypt import Encryption, Sealer
 from packager.encryption.keys import About
@@ -45,6 +46,8 @@ _SEALING_FACTOR = 2.0
 # To be raised when the same source and options give other bytes than before.
 _RECIPE = 2
 _LOOK_BYTES = 1 << 20
+# What a chunk takes in title.json, and some for what else is listed there.
+_LISTED_BYTES = 80
 
 _CLEAR = "thumbnails and captions are not encrypted: whoever has a URL of theirs can read them"
 _NO_VMAF = "this ffmpeg was built without libvmaf: quality was measured as SSIM"
@@ -59,7 +62,7 @@ class Order:
     in the video, or what `captions.asked` reads. Without `thumbnails` there are none. `dask` is the address of a
     cluster that does the encoding, '' for this machine. `audio`, `audio_codecs` and `channels` are as `renditions`
     has them, `loudness` is in LUFS, None to leave it as it is. With `tolerate` a damaged source is packaged all the
-    same.
+    same. `segment` is the length of a segment in seconds, `chunk_bytes` that of what is verified at once.
     """
 
     video: Path
@@ -82,6 +85,8 @@ class Order:
     audio_codecs: tuple[str, ...] = ("aac",)
     channels: str = renditions.SOURCE
     loudness: float | None = None
+    segment: float = SEGMENT_S
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
     """Probe, encode, write and publish. Readers of `out` see all of the version or nothing of it."""
     check_id(order.title, "title id")
     check_id(order.owner, "owner")
+    if not LEAST_CHUNK_BYTES <= order.chunk_bytes <= MOST_CHUNK_BYTES:
+        raise ConfigError(chunk_rule(order.chunk_bytes))
     given_texts = texts.given(order.captions)
     found = probe(ffmpeg, order.video)
     audio, said_of_audio = renditions.chosen(found.audio, order.audio, order.video)
@@ -119,7 +126,7 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
     codecs = order.codecs if rungs is None else dict.fromkeys(rung.codec for rung in rungs)
     needed = [NAMES[codec] for codec in codecs] + [renditions.ENCODERS[each.codec] for each in sounds]
     ffmpeg.require(dict.fromkeys(needed))
-    shape = plan(source, rungs or (), order.preset, order.loop_to)
+    shape = plan(source, rungs or (), order.preset, order.loop_to, order.segment)
     shape = replace(shape, tolerate=order.tolerate, sounds=sounds, loudness=order.loudness)
     if source.lost and not order.tolerate:
         raise refusal(shape, source.lost)
@@ -142,6 +149,7 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
             bps = sum(rung.kbps * 1000 for rung in guess) + sum(each.bps for each in sounds)
             factor = _SPACE_FACTOR + (_SEALING_FACTOR if order.encryption else 0)
             check_space(order.out, int(factor * bps / 8 * float(shape.seconds)) - there)
+            _check_chunks(order.chunk_bytes, bps / 8 * float(shape.seconds))
             scale = None
             if rungs is None:
                 scale = scale_of(ffmpeg)
@@ -219,12 +227,23 @@ def _chunks(job: Job, seconds: float) -> list[Chunk]:
     return cut(job.frames, job.gop, max(1, round(seconds * rate)), keys)
 
 
+def _check_chunks(chunk_bytes: int, size: float) -> None:
+    """Raise ConfigError if title.json could not list the digests of a title of about `size` bytes."""
+    least = size * _LISTED_BYTES / MAX_TITLE_JSON
+    if chunk_bytes < least:
+        raise ConfigError(
+            f"chunks of {chunk_bytes} bytes are too short for a title of about {size / 1e9:.1f} GB: title.json would "
+            f"be longer than the {MAX_TITLE_JSON} bytes allowed; say --chunk-bytes {ceil(least / 1000)}K or more"
+        )
+
+
 def _key(ffmpeg: Ffmpeg, order: Order, shape: Job, chunks: Sequence[Chunk]) -> str:
     """Names the work of a build: what was encoded under this name is what would be encoded now."""
     asked = (order.ladder == "per-title", order.codecs, shape.rungs, shape.preset, shape.tolerate)
+    cut_in = (shape.gop, shape.segment, order.chunk_bytes)
     made_of = (_fingerprint(shape.source), shape.source.rate, shape.frames, shape.loops, shape.hold, list(chunks))
     heard = (shape.sounds, shape.loudness)
-    return digest(repr((_RECIPE, ffmpeg.version, asked, made_of, heard)).encode())[:32]
+    return digest(repr((_RECIPE, ffmpeg.version, asked, cut_in, made_of, heard)).encode())[:32]
 
 
 def _fingerprint(source: Source) -> tuple[object, ...]:
@@ -274,7 +293,8 @@ def _produce(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         protection = order.encryption.protection(_tracks(work.job, work.job.rungs))
-        sealer = Sealer(order.encryption, protection, scratch)
-    title, data = write(Named(order.title, order.name, order.owner), work, staged, progress, judge, beside, sealer)
+        sealer = Sealer(order.encryption, protection, scratch, work.job.segment)
+    named = Named(order.title, order.name, order.owner, order.chunk_bytes)
+    title, data = write(named, work, staged, progress, judge, beside, sealer)
     version = version_of(data)
     return title, version, store.publish(staged, title.id, version, int(time.time()))

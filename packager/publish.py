@@ -83,7 +83,8 @@ def _type(name: str) -> str:
 
 def _verified(path: Path, file: File, count: Callable[[int], None]) -> Iterator[bytes]:
     """The chunks of a file, each the one that title.json lists, or DigestError."""
-    for number, (chunk, wanted) in enumerate(zip(read_chunks(path, linger=False), file.chunks, strict=True)):
+    read = read_chunks(path, file.chunk_bytes, linger=False)
+    for number, (chunk, wanted) in enumerate(zip(read, file.chunks, strict=True)):
         if digest(chunk) != wanted:
             raise DigestError(f"{path} is corrupt in chunk {number}: mend the version or package it again")
         yield chunk

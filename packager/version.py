@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType, structs
 from oca.store.content import write_durably
 from oca.title import dash, hls, segments
 from oca.title import model as title_format
-from oca.title.digest import file_digest
+from oca.title.digest import CHUNK_BYTES, file_digest
 from oca.title.model import TITLE_JSON, File, Period, Text, Tiles, Title, Track
 from oca.title.protection import Protection
 from oca.title.segments import SegmentIndex
@@ -34,11 +34,12 @@ Judge = Callable[[Path, SegmentIndex], dict[Metric, float]]
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What the title is called: its id, the name for people, and whose it is."""
+    """What title.json says at its head: id, the name for people, whose it is, and how long its chunks are."""
 
     id: str
     name: str
     owner: str
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +162,15 @@ def _describe(
     tracks = [_with_i_frames(track, indexes[track.name]) for track in tracks]
     periods = [Period("p0", tracks, beside.captions, beside.thumbnails)]
     # A multivariant playlist announces the I-frame playlists that the title lists.
-    files = _files(folder, {})
+    files = _files(folder, {}, named.chunk_bytes)
     title = Title(
-        id=named.id, owner=named.owner, name=named.name, periods=periods, files=files, protection=protection
+        id=named.id,
+        owner=named.owner,
+        name=named.name,
+        chunk_bytes=named.chunk_bytes,
+        periods=periods,
+        files=files,
+        protection=protection,
     )
     for name, text in {
         "manifest.mpd": dash.mpd(title, indexes),
@@ -172,7 +179,7 @@ def _describe(
         "master.ranges.m3u8": hls.multivariant(title, indexes, ranges=True),
     }.items():
         write_durably(folder / name, text.encode())
-    return structs.replace(title, files=_files(folder, title.files))
+    return structs.replace(title, files=_files(folder, title.files, named.chunk_bytes))
 
 
 def _with_i_frames(track: Track, index: SegmentIndex) -> Track:
@@ -183,13 +190,13 @@ def _with_i_frames(track: Track, index: SegmentIndex) -> Track:
     return structs.replace(track, i_frame_bandwidth=peak, i_frame_average_bandwidth=average)
 
 
-def _files(folder: Path, known: dict[str, File]) -> dict[str, File]:
+def _files(folder: Path, known: dict[str, File], chunk_bytes: int) -> dict[str, File]:
     """What title.json says of the files in `folder`; those that are `known` are not read again."""
     files = {}
     for path in sorted(folder.iterdir()):
         if path.name in known:
             files[path.name] = known[path.name]
         else:
-            found = file_digest(path)
-            files[path.name] = File(found.bytes, found.whole, found.chunks)
+            found = file_digest(path, chunk_bytes)
+            files[path.name] = File(found.bytes, found.whole, found.chunks, chunk_bytes)
     return files

@@ -19,7 +19,7 @@ import uvloop
 from oca.store.content import Store
 from oca.title import model as title
 from oca.title import segments
-from oca.title.digest import file_digest, version_of
+from oca.title.digest import CHUNK_BYTES, file_digest, version_of
 from oca.title.model import File, Period, Title, Track
 from oca.title.segments import Segment, SegmentIndex
 
@@ -81,7 +81,10 @@ class MadeTitle:
 
 @pytest.fixture
 def make_title() -> MakeTitle:
-    """Publish a title whose tracks have the given segment sizes in bytes: make_title(root, v1=[...], a1=[...])."""
+    """Publish a title whose tracks have the given segment sizes in bytes: make_title(root, v1=[...], a1=[...]).
+
+    With small `chunk_bytes` small tracks have many chunks.
+    """
 
     def make(
         root: Path,
@@ -89,6 +92,7 @@ def make_title() -> MakeTitle:
         published: int = 1_700_000_000,
         seed: int = 1,
         ranges: bool = False,
+        chunk_bytes: int = CHUNK_BYTES,
         **tracks: list[int],
     ) -> MadeTitle:
         store = Store([root])
@@ -127,9 +131,9 @@ def make_title() -> MakeTitle:
             (staged / "master.ranges.m3u8").write_text("#EXTM3U\n")
         files = {}
         for path in sorted(staged.iterdir()):
-            found = file_digest(path)
-            files[path.name] = File(found.bytes, found.whole, found.chunks)
-        made = Title(id=name, name=name, periods=[Period("0", listed)], files=files)
+            found = file_digest(path, chunk_bytes)
+            files[path.name] = File(found.bytes, found.whole, found.chunks, chunk_bytes)
+        made = Title(id=name, name=name, chunk_bytes=chunk_bytes, periods=[Period("0", listed)], files=files)
         data = title.encode(made)
         (staged / "title.json").write_bytes(data)
         version = version_of(data)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from control.ctl.client import ControllerError, Json, controller, parse_size, quoted, say, show, size
+from control.ctl.client import ControllerError, Json, controller, quoted, say, show, size
+from oca.sizes import parse_size
 
 app = typer.Typer(help="Appliances: register, enrol, revoke, list, look at, drain.", no_args_is_help=True)
 Box = Annotated[str, typer.Argument(help="The appliance's id, the same as in its oca.toml.")]

@@ -145,16 +145,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "200T", "500 GB", "1.5G" (powers of 1000) or a plain number; ControllerError if it is none."""
-    number = text.strip().upper().removesuffix("B").strip()
-    factor = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}.get(number[-1:], 0)
-    try:
-        found = float(number[:-1]) * factor if factor else float(number)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < 1e18:
-        raise ControllerError(f"{text[:40]!r} is not a size: write 200T, 500G or a number of bytes")
-    return int(found)

@@ -342,7 +342,7 @@ def facts_of(
         offset=offset,
         length=length,
         content_type=_content_type(name, track, number),
-        etag=f'"{whole}"' if number < 0 else f'"{whole}.{number}"',
+        etag=f'"{whole}"' if number < 0 else f'"{whole}-{number}"',
         published=published,
     )
 

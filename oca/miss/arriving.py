@@ -39,7 +39,6 @@ class Chunk:
         self.problem: Lost | None = None
         """Why it will not come."""
         self._folder = folder
-        self._start = Key(want.title, want.version, want.name, want.chunk).offset
         self._place = ""
         self._first = self._count = 0
         self._file: Descriptor | None = None
@@ -71,7 +70,7 @@ class Chunk:
 
     def available(self, offset: int, size: int) -> int:
         """Bytes from `offset` of the content file on that have arrived, if the chunk ends at `size`."""
-        at, length = offset - self._start, size - self._start
+        at, length = offset - self.want.offset, size - self.want.offset
         if self.whole:
             return length - at
         if at >= self._first:
@@ -107,7 +106,7 @@ class PullerLine:
         found = self._by_key.get(key)
         if found is None:
             self._number += 1
-            want = Want(self._number, key.title, key.version, key.name, key.chunk, at)
+            want = Want(self._number, key.title, key.version, key.name, key.offset, at)
             found = self._chunks[self._number] = self._by_key[key] = Chunk(self._folder, want)
             self._send(want)
         return found
@@ -153,7 +152,7 @@ class PullerLine:
             if isinstance(message, Lost) or message.whole:
                 want = chunk.want
                 del self._chunks[message.number]
-                self._by_key.pop(Key(want.title, want.version, want.name, want.chunk), None)
+                self._by_key.pop(Key(want.title, want.version, want.name, want.offset), None)
             chunk.hear(message)
         elif message.number in self._finds and not isinstance(message, Arrived):
             self._finds.pop(message.number)[1](message)
@@ -190,22 +189,22 @@ class ArrivingFile(Descriptor):
         """As in Descriptor."""
         if self._broken is not None:
             raise self._broken
-        number = offset // self._unit
+        start = offset - offset % self._unit
         chunk = self._chunk
-        if chunk is None or chunk.want.chunk != number:
-            chunk = self._ask(number, offset)
+        if chunk is None or chunk.want.offset != start:
+            chunk = self._ask(start, offset)
         if chunk.problem is not None:
             if chunk is self._staked or self._tries >= _TRIES:
                 raise OSError(chunk.problem.sentence)
             self._tries += 1
-            chunk = self._ask(number, offset)
+            chunk = self._ask(start, offset)
         file = chunk.file()
         if file is None and chunk.whole:
             # Room was made at its cost between the message and now.
             if self._tries >= _TRIES:
                 raise OSError("what was pulled is removed before it can be sent; raise pulled_bytes")
             self._tries += 1
-            chunk = self._ask(number, offset)
+            chunk = self._ask(start, offset)
             file = chunk.file()
         if file is None:
             return 0
@@ -240,6 +239,6 @@ class ArrivingFile(Descriptor):
         problem = self._chunk.problem if self._chunk is not None else None
         return problem.status if problem is not None else 504
 
-    def _ask(self, number: int, offset: int) -> Chunk:
-        self._chunk = self._line.chunk(Key(*self._name, number), offset - number * self._unit)
+    def _ask(self, start: int, offset: int) -> Chunk:
+        self._chunk = self._line.chunk(Key(*self._name, start), offset - start)
         return self._chunk

@@ -34,13 +34,16 @@ class Find(msgspec.Struct, frozen=True, tag="find"):
 
 
 class Want(msgspec.Struct, frozen=True, tag="want"):
-    """Worker: I need a chunk of a file, its byte `at` first. Answered by `Arrived`, until it is whole, or `Lost`."""
+    """Worker: I need the chunk of a file that begins at `offset`, its byte `at` first.
+
+    Answered by `Arrived`, until it is whole, or `Lost`.
+    """
 
     number: int
     title: str
     version: str
     name: str
-    chunk: Natural
+    offset: Natural
     at: Natural
 
 

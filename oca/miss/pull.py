@@ -31,8 +31,9 @@ _WORTH = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a chunk must be: `size` of its file and its own `length` in bytes, and its BLAKE3."""
+    """What a chunk must be: its `number`, `size` of its file and its own `length` in bytes, and its BLAKE3."""
 
+    number: int
     size: int
     length: int
     digest: str
@@ -148,7 +149,7 @@ class Pull:
         if await asyncio.to_thread(digest, data) == self.content.digest:
             return
         counters.pull("wrong")
-        where = f"chunk {self.key.chunk} of {self._path}"
+        where = f"chunk {self.content.number} of {self._path}"
         if len(self._gave) == 1:
             self._upstreams.distrust(source, f"it sent wrong bytes for {where}", DISTRUST_S)
         # Of bytes from several boxes nobody knows which are wrong. Whoever came last is asked alone next, and
@@ -156,7 +157,7 @@ class Pull:
         for other in self._gave.values():
             if other is not source:
                 self._upstreams.distrust(other, f"it sent some of the bytes of {where}, which are wrong", SUSPECT_S)
-        raise PullError(f"wrong bytes came for {self._path} from {' and '.join(sorted(self._gave))}")
+        raise PullError(f"wrong bytes came for {where} from {' and '.join(sorted(self._gave))}")
 
     def _tell_soon(self) -> None:
         if self._telling is None:

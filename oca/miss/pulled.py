@@ -1,8 +1,10 @@
 """The folder of content that was pulled from other boxes because viewers asked for it here: bounded, by chunks.
 
-    <root>/.pulled/<title>/<version>/<file>/<chunk>   verified; its bytes lie at their offset in the track file,
-                                                      the rest of it is a hole
-    <root>/.pulled/.arriving-<process>/<number>       on its way in
+    <root>/.pulled/<title>/<version>/<file>/<offset>   verified; its bytes lie at their offset in the track file,
+                                                       the rest of it is a hole
+    <root>/.pulled/.arriving-<process>/<number>        on its way in
+
+A chunk is named by where it begins, not by its number: how long chunks are is up to each title.
 
 As in the store, presence under the final name is what "verified" means: a chunk gets there by rename, after fsync.
 title.json is a single chunk. A chunk that is removed while it is being sent stays readable until it is closed. The
@@ -27,7 +29,6 @@ from oca.errors import StoreError
 from oca.ids import is_id, is_version
 from oca.store.content import PULLED
 from oca.store.landing import write_error
-from oca.title.digest import CHUNK_BYTES
 from oca.title.model import TITLE_JSON
 
 _ARRIVING = ".arriving-"
@@ -38,22 +39,17 @@ _TRIES = 5
 
 
 class Key(NamedTuple):
-    """One chunk of one file of a version; chunk 0 of title.json is all of it."""
+    """The chunk of a file of a version that begins at `offset`, in bytes; that of title.json is all of it."""
 
     title: str
     version: str
     name: str
-    chunk: int
+    offset: int
 
     @property
     def place(self) -> str:
         """Its path below the folder."""
-        return f"{self.title}/{self.version}/{self.name}/{self.chunk}"
-
-    @property
-    def offset(self) -> int:
-        """Where it begins in its file, in bytes."""
-        return self.chunk * CHUNK_BYTES
+        return f"{self.title}/{self.version}/{self.name}/{self.offset}"
 
 
 class Arrival:
@@ -162,7 +158,7 @@ class Pulled:
             size = (self.folder / key.place).stat().st_size
         except OSError:
             size = -1
-        held = (key.name, key.chunk) in self._versions.get(key[:2], ())
+        held = (key.name, key.offset) in self._versions.get(key[:2], ())
         if size != key.offset + length:
             if held:
                 self._forget(key)
@@ -171,13 +167,19 @@ class Pulled:
             # The puller before us brought it while we had already taken stock.
             self.bytes += length
             self._enter(key, length)
-        self._versions[key[:2]].move_to_end((key.name, key.chunk))
+        self._versions[key[:2]].move_to_end((key.name, key.offset))
         self._versions.move_to_end(key[:2])
         now = time.monotonic()
         if now - self._noted.get(key[:2], -_NOTE_S) >= _NOTE_S:
             self._noted[key[:2]] = now
             os.utime(self.folder / key.title / key.version)
         return True
+
+    def read(self, key: Key) -> bytes:
+        """The bytes of a chunk that is held. OSError if it is not."""
+        with (self.folder / key.place).open("rb") as file:
+            file.seek(key.offset)
+            return file.read()
 
     def arrive(self, key: Key, length: int) -> Arrival:
         """A place for a chunk, with `room` for it made before. Raises StoreError."""
@@ -193,10 +195,10 @@ class Pulled:
         mine = key[:2] if key is not None else None
         for version in sorted(self._versions, key=lambda version: version == mine):
             # What says what the others are goes last.
-            for name, chunk in sorted(self._versions[version], key=lambda part: part[0] == TITLE_JSON):
+            for name, offset in sorted(self._versions[version], key=lambda part: part[0] == TITLE_JSON):
                 if self.bytes <= self.limit or (version == mine and name == TITLE_JSON):
                     return
-                self._remove(Key(version[0], version[1], name, chunk))
+                self._remove(Key(version[0], version[1], name, offset))
 
     def settle(self, key: Key, length: int) -> None:
         """A chunk for which there was `room` is kept now."""
@@ -210,8 +212,8 @@ class Pulled:
     def _enter(self, key: Key, length: int) -> None:
         version = self._versions.setdefault(key[:2], OrderedDict())
         # Another process may have brought it meanwhile: the rename replaced its file.
-        self.bytes -= version.pop((key.name, key.chunk), 0)
-        version[key.name, key.chunk] = length
+        self.bytes -= version.pop((key.name, key.offset), 0)
+        version[key.name, key.offset] = length
 
     def _remove(self, key: Key) -> None:
         path = self.folder / key.place
@@ -225,7 +227,7 @@ class Pulled:
 
     def _forget(self, key: Key) -> None:
         version = self._versions[key[:2]]
-        self.bytes -= version.pop((key.name, key.chunk))
+        self.bytes -= version.pop((key.name, key.offset))
         if not version:
             del self._versions[key[:2]]
             self._noted.pop(key[:2], None)
@@ -253,7 +255,7 @@ class Pulled:
                             title.name, version.name, name.name, int(path.name) if _is_number(path.name) else -1
                         )
                         length = -1
-                        if key.chunk >= 0 and path.is_file() and not path.is_symlink():
+                        if key.offset >= 0 and path.is_file() and not path.is_symlink():
                             length = path.stat().st_size - key.offset
                         if length < 0:
                             path.unlink()
@@ -280,4 +282,4 @@ def _folders(path: Path, allowed: Callable[[str], bool]) -> list[Path]:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9
+    return text.isascii() and text.isdigit() and len(text) <= 18

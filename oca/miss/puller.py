@@ -84,7 +84,7 @@ class Desk:
         self._send(Found(asked.number, part.name, part.unit, part.facts))
 
     async def _want(self, asked: Want) -> None:
-        key = Key(asked.title, asked.version, asked.name, asked.chunk)
+        key = Key(asked.title, asked.version, asked.name, asked.offset)
         running = await self._pulls.begin(key, asked.at)
         if running is not None:
             pull, task = running

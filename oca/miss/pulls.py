@@ -15,11 +15,12 @@ from oca.http.slices import Facts, facts_of, place_of
 from oca.miss.neighbours import Known, NeighboursFile
 from oca.miss.pull import Content, Pull, PullError, title_json
 from oca.miss.pulled import Key, Pulled
+from oca.miss.room import Room
 from oca.miss.upstream import Upstreams
 from oca.title import model as title_format
 from oca.title import segments
-from oca.title.digest import CHUNK_BYTES, chunk_span, version_of
-from oca.title.model import TITLE_JSON, Title
+from oca.title.digest import version_of
+from oca.title.model import TITLE_JSON, File, Title
 from oca.title.segments import SegmentIndex
 from oca.trust import fleet
 from oca.trust.identity import Identity
@@ -69,8 +70,7 @@ class Pulls:
         self._indexes: OrderedDict[Key, SegmentIndex] = OrderedDict()
         self._reading: dict[tuple[str, str], asyncio.Task[Version]] = {}
         self._pulls: dict[Key, tuple[Pull, asyncio.Task[None]]] = {}
-        most = settings.miss.pulled_bytes // (2 * CHUNK_BYTES)
-        self._slots = asyncio.Semaphore(max(1, min(_PARALLEL, most)))
+        self._room = Room(_PARALLEL, settings.miss.pulled_bytes // 2)
 
     async def look(self) -> None:
         """Read the neighbours if they have changed."""
@@ -101,7 +101,7 @@ class Pulls:
                 length = title.files[name].bytes
             else:
                 raise PullError(UNKNOWN, absent=True)
-        unit = max(1, version.size) if name == TITLE_JSON else CHUNK_BYTES
+        unit = max(1, version.size) if name == TITLE_JSON else title.chunk_bytes
         facts = facts_of(title, place.version, version.published, name, offset, length, track, place.number)
         return Part(name, unit, facts)
 
@@ -128,7 +128,7 @@ class Pulls:
         if version_of(data) != version or not self.pulled.find(key, len(data)):
             sources = self._known.holders(title, version, TITLE_JSON)
             published = self._known.published(title, version)
-            async with self._slots:
+            async with self._room.of(0):
                 data = await title_json(key, published, sources, self.upstreams, self.pulled, self.counters)
         try:
             read = title_format.decode(data, f"{TITLE_JSON} of {title} {version}")
@@ -145,13 +145,15 @@ class Pulls:
         found = self._indexes.get(key)
         if found is None:
             where = f"{key.name} of {key.title} {key.version}"
-            if version.title.files[key.name].bytes > CHUNK_BYTES:
+            file = version.title.files[key.name]
+            if file.bytes > segments.MAX_BYTES:
                 raise PullError(f"{where} is longer than any index")
-            running = await self.begin(key, 0)
-            if running is not None:
-                await asyncio.shield(running[1])
+            chunks = [key._replace(offset=file.span(number)[0]) for number in range(len(file.chunks))]
+            for running in [await self.begin(chunk, 0) for chunk in chunks]:
+                if running is not None:
+                    await asyncio.shield(running[1])
             try:
-                data = await asyncio.to_thread((self.pulled.folder / key.place).read_bytes)
+                data = await asyncio.to_thread(lambda: b"".join(map(self.pulled.read, chunks)))
                 found = segments.decode(data, where)
             except (OSError, FormatError) as error:
                 raise PullError(f"{where} cannot be used: {error}") from None
@@ -173,14 +175,19 @@ class Pulls:
                 await self.version(key.title, key.version)
             return None
         file = version.title.files.get(key.name)
-        if file is None or key.chunk >= len(file.chunks):
+        number = _number(file, key.offset) if file is not None else None
+        if file is None or number is None:
             raise PullError(UNKNOWN, absent=True)
-        length = chunk_span(file.bytes, key.chunk)[1]
+        length = file.span(number)[1]
+        if length > self._room.limit:
+            raise PullError(
+                f"a chunk of this title takes {length} bytes, which is more than half of pulled_bytes: raise it"
+            )
         if self.pulled.find(key, length):
             return None
         running = self._pulls.get(key)
         if running is None:
-            content = Content(file.bytes, length, file.chunks[key.chunk])
+            content = Content(number, file.bytes, length, file.chunks[number])
             sources = self._known.holders(key.title, key.version, key.name)
             pull = Pull(key, content, at, sources, self.upstreams, self.pulled)
             running = self._pulls[key] = (pull, asyncio.create_task(self._run(pull)))
@@ -189,7 +196,7 @@ class Pulls:
         return running
 
     async def _run(self, pull: Pull) -> None:
-        async with self._slots:
+        async with self._room.of(pull.content.length):
             await pull.run(self.counters)
 
     async def close(self) -> None:
@@ -201,6 +208,12 @@ class Pulls:
             await asyncio.wait(tasks)
         await self.upstreams.close()
         await asyncio.to_thread(self.pulled.close)
+
+
+def _number(file: File, offset: int) -> int | None:
+    """The number of the chunk of `file` that begins at `offset`, None if none does."""
+    number, rest = divmod(offset, file.chunk_bytes)
+    return number if not rest and number < len(file.chunks) else None
 
 
 def _put(table: OrderedDict[K, V], key: K, value: V) -> None:

@@ -17,6 +17,7 @@ from oca.config import MissSettings
 from oca.counters import Counters
 from oca.errors import ConfigError
 from oca.fetch import HELD_ONLY, SourceError, Span, check_head
+from oca.title.digest import CHUNK_BYTES
 from oca.title.model import MAX_TITLE_JSON
 from oca.trust.fleet import shown
 from oca.trust.identity import Proof
@@ -156,13 +157,15 @@ class Upstreams:
                         part = await response.content.readany()
                 except TimeoutError:
                     raise SourceError("retry", f"it did not begin to answer in {settings.first_byte_s:g} s") from None
-                deadline = time.monotonic() + settings.request_s
+                # For a chunk longer than most titles have as much longer.
+                patience = settings.request_s * (max(1.0, most / CHUNK_BYTES) if span is not None else 1.0)
+                deadline = time.monotonic() + patience
                 while part:
                     got += len(part)
                     if got > most:
                         raise SourceError("bad", f"it sends more than the {most} bytes asked for")
                     if time.monotonic() > deadline:
-                        raise SourceError("retry", f"it sent {got} bytes in {settings.request_s:g} s: too slow")
+                        raise SourceError("retry", f"it sent {got} bytes in {patience:g} s: too slow")
                     await take(part)
                     part = await response.content.readany()
         except TimeoutError:

@@ -1,11 +1,11 @@
 """A file on its way in: its bytes at their final offsets, and beside it the record of which chunks are written.
 
 The record `.<file>.chunks` (no id starts with a dot, so no title can list a file of that name) is the magic
-`OCAL`, format u16, reserved u16 and the file's BLAKE3, then a big-endian u32 per chunk. A chunk is recorded after
-its verified bytes are written, so a killed process loses only chunks that were not complete. The record is a
-claim, not a proof: after a restart every claimed chunk is read and digested again (some GB/s, much faster than
-any uplink). So a chunk needs no fsync of its own, and a disk that lost or changed bytes in a power cut costs a
-chunk fetched again, never a wrong file. Everything here blocks: call it from a thread.
+`OCAL`, format u16, reserved u16, the file's BLAKE3 and the length of its chunks u32, then a u32 per chunk, all
+big-endian. A chunk is recorded after its verified bytes are written, so a killed process loses only chunks that were
+not complete. The record is a claim, not a proof: after a restart every claimed chunk is read and digested again (some
+GB/s, much faster than any uplink). So a chunk needs no fsync of its own, and a disk that lost or changed bytes in a
+power cut costs a chunk fetched again, never a wrong file. Everything here blocks: call it from a thread.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oca.errors import StoreError
-from oca.title.digest import CHUNK_BYTES, chunk_span, digest
+from oca.title.digest import chunk_count, digest
 from oca.title.model import File
 
-_HEAD = struct.Struct(">4sHH32s")
+_HEAD = struct.Struct(">4sHH32sI")
 _ENTRY = struct.Struct(">I")
 _MAGIC = b"OCAL"
 _FORMAT = 1
@@ -39,12 +39,20 @@ def record_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.chunks")
 
 
-def claimed_chunks(path: Path) -> int:
-    """How many chunks the record beside `path` claims; 0 if there is no readable record."""
+def claimed_chunks(path: Path) -> tuple[int, int]:
+    """Of the file at `path`: how many chunks its record claims, and how many it has. Without a record: 0 of 1."""
     try:
-        return max(0, record_of(path).stat().st_size - _HEAD.size) // _ENTRY.size
-    except OSError:
-        return 0
+        size = path.stat().st_size
+        with record_of(path).open("rb") as record:
+            head = record.read(_HEAD.size)
+            claimed = (os.fstat(record.fileno()).st_size - len(head)) // _ENTRY.size
+        magic, version, _, _, chunk_bytes = _HEAD.unpack(head)
+    except (OSError, struct.error):
+        return 0, 1
+    if (magic, version) != (_MAGIC, _FORMAT) or not chunk_bytes:
+        return 0, 1
+    of = chunk_count(size, chunk_bytes)
+    return min(claimed, of), of
 
 
 class WriteError(StoreError):
@@ -73,7 +81,7 @@ class Landing:
         self.file = file
         # Offsets and lengths of what was written lately and may still be on its way to the disk.
         self._drying: deque[tuple[int, int]] = deque()
-        self._head = _HEAD.pack(_MAGIC, _FORMAT, 0, bytes.fromhex(file.digest))
+        self._head = _HEAD.pack(_MAGIC, _FORMAT, 0, bytes.fromhex(file.digest), file.chunk_bytes)
 
     def claims(self) -> list[int]:
         """Make the place ready; the chunks that an earlier attempt claims to have written, in order.
@@ -107,7 +115,7 @@ class Landing:
 
     def holds(self, chunk: int) -> bool:
         """Whether the bytes of `chunk` on disk are the published ones."""
-        offset, length = chunk_span(self.file.bytes, chunk)
+        offset, length = self.file.span(chunk)
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -118,15 +126,16 @@ class Landing:
     def settle(self, chunk: int, data: bytes | bytearray) -> None:
         """Write the verified bytes of `chunk`, then record it. Raises StoreError.
 
-        Files are opened anew each time (microseconds against 8 MiB): a call that outlives its cancelled caller
+        Files are opened anew each time (microseconds against megabytes): a call that outlives its cancelled caller
         can then never write through a descriptor that meanwhile belongs to another file.
         """
+        offset, _ = self.file.span(chunk)
         try:
             with self.path.open("r+b") as file:
-                file.seek(chunk * CHUNK_BYTES)
+                file.seek(offset)
                 file.write(data)
                 file.flush()
-                self._let_dry(file.fileno(), chunk * CHUNK_BYTES, len(data))
+                self._let_dry(file.fileno(), offset, len(data))
             with record_of(self.path).open("ab") as record:
                 record.write(_ENTRY.pack(chunk))
         except OSError as error:

@@ -14,7 +14,7 @@ from oca.ids import is_version
 from oca.store.content import Store
 from oca.title import model as title_format
 from oca.title import segments
-from oca.title.digest import chunk_span, digest, read_chunks
+from oca.title.digest import digest, read_chunks
 from oca.title.model import TITLE_JSON, File, Title, Track
 
 
@@ -87,7 +87,8 @@ def verify(path: Path, pace: Pace = lambda _: None, *, partial: bool = False) ->
 
 def chunks(path: Path, file: File) -> Iterator[tuple[int, int, bool]]:
     """Read the file at `path`, of the size that it should have: of each chunk its number, bytes and whether whole."""
-    for number, (chunk, wanted) in enumerate(zip(read_chunks(path, linger=False), file.chunks, strict=True)):
+    read = read_chunks(path, file.chunk_bytes, linger=False)
+    for number, (chunk, wanted) in enumerate(zip(read, file.chunks, strict=True)):
         yield number, len(chunk), digest(chunk) == wanted
 
 
@@ -104,7 +105,7 @@ def _check_file(path: Path, name: str, file: File, pace: Pace = lambda _: None) 
         for number, length, whole in chunks(where, file):
             pace(length)
             if not whole:
-                offset = chunk_span(size, number)[0]
+                offset = file.span(number)[0]
                 sentence = f"{where} is corrupt in chunk {number} (bytes {offset} to {offset + length - 1})"
                 problems.append(Problem(path, name, number, sentence))
     except OSError as error:

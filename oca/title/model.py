@@ -13,8 +13,15 @@ import msgspec
 from msgspec import Meta
 
 from oca.errors import FormatError
-from oca.ids import is_id
-from oca.title.digest import CHUNK_BYTES, chunk_count, version_of
+from oca.ids import TRACK_RULE, is_id, is_track
+from oca.title.digest import (
+    CHUNK_BYTES,
+    LEAST_CHUNK_BYTES,
+    MOST_CHUNK_BYTES,
+    chunk_count,
+    chunk_span,
+    version_of,
+)
 from oca.title.protection import Protection, objection
 
 FORMAT = 1
@@ -31,12 +38,20 @@ Side = Annotated[int, Meta(gt=0, le=16_384)]
 Cells = Annotated[int, Meta(gt=0, le=64)]
 
 
-class File(msgspec.Struct, frozen=True):
-    """Size in bytes, BLAKE3 of the whole file, and of each of its 8 MiB chunks in order."""
+class File(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Size in bytes, BLAKE3 of the whole file, and of each of its chunks in order.
+
+    The length of a chunk is the title's: `decode` puts it here, and `encode` writes it once, there.
+    """
 
     bytes: Natural
     digest: Digest
     chunks: list[Digest]
+    chunk_bytes: int = CHUNK_BYTES
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """Offset and length in bytes of chunk number `chunk`, from 0."""
+        return chunk_span(self.bytes, chunk, self.chunk_bytes)
 
 
 class Track(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -199,6 +214,7 @@ def check_format(data: bytes, newest: int, where: str) -> None:
 
 def encode(title: Title) -> bytes:
     """The bytes of title.json: the same title always gives the same bytes."""
+    title = _with_chunks(title, CHUNK_BYTES)
     return msgspec.json.format(msgspec.json.encode(title, order="deterministic"), indent=1) + b"\n"
 
 
@@ -211,21 +227,37 @@ def decode(data: bytes, where: str = TITLE_JSON) -> Title:
         title = msgspec.json.decode(data, type=Title)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{where} is corrupt: {error}") from None
+    # Before anything is divided by it.
+    if not LEAST_CHUNK_BYTES <= title.chunk_bytes <= MOST_CHUNK_BYTES:
+        raise FormatError(f"{where} is corrupt: {chunk_rule(title.chunk_bytes)}")
+    title = _with_chunks(title, title.chunk_bytes)
     _check(title, where)
     return title
+
+
+def chunk_rule(found: int) -> str:
+    """What to say of a `chunk_bytes` that cannot be."""
+    return f"chunk_bytes is {found}, not from {LEAST_CHUNK_BYTES} (4 KiB) to {MOST_CHUNK_BYTES} (64 MiB)"
+
+
+def _with_chunks(title: Title, chunk_bytes: int) -> Title:
+    """The title whose files say that their chunks are so long."""
+    files = {name: msgspec.structs.replace(file, chunk_bytes=chunk_bytes) for name, file in title.files.items()}
+    return msgspec.structs.replace(title, files=files)
 
 
 def _check(title: Title, where: str) -> None:
     """Raise FormatError if what the types cannot say does not hold."""
     names = [track.name for track in title.tracks]
+    strange = [name[:80] for name in names if not is_track(name)]
     names += [text.name for text in title.captions] + [tiles.name for tiles in title.thumbnails]
     wanted = [name for track in title.tracks for name in track.files]
     for ok, sentence in (
         (is_id(title.id), f"title id {title.id[:80]!r} is not an id"),
         (is_id(title.owner), f"owner {title.owner[:80]!r} is not an id"),
-        (title.chunk_bytes == CHUNK_BYTES, f"chunk_bytes is {title.chunk_bytes}, not {CHUNK_BYTES}"),
         (title.periods != [] and all(p.tracks for p in title.periods), "a period has no tracks"),
-        (all(map(is_id, names)), "a track name, or that of captions or thumbnails, is not an id"),
+        (not strange, f"track name {''.join(strange[:1])!r} is not {TRACK_RULE}"),
+        (all(map(is_id, names)), "the name of captions or thumbnails is not an id"),
         (len(set(names)) == len(names), "two tracks, captions or thumbnails have the same name"),
         (all(map(is_id, title.files)), "a file name is not an id"),
         (TITLE_JSON not in title.files, f"files lists {TITLE_JSON} itself"),
@@ -233,7 +265,7 @@ def _check(title: Title, where: str) -> None:
         ({n for text in title.captions for n in text.files} <= title.files.keys(), "captions are missing from files"),
         (all(_has_sheets(title, tiles) for tiles in title.thumbnails), "thumbnails are missing from files"),
         (
-            all(len(file.chunks) == chunk_count(file.bytes) for file in title.files.values()),
+            all(len(file.chunks) == chunk_count(file.bytes, title.chunk_bytes) for file in title.files.values()),
             "a file has too many or too few chunk digests for its size",
         ),
     ):

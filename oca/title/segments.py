@@ -1,9 +1,10 @@
 """The segment index (`<track>.idx`): where each segment of a track file lies, and when it plays.
 
-Layout, big-endian: magic `OCAX`, format u16, reserved u16, timescale u32, bytes of the init segment u32 (it is
-the head of the track file), count u32; then per segment offset u64, bytes u32, decode time u64, duration u32,
-length u32 of the part that ends with its first (I) frame. Segments are numbered from 1. Times are those of the
-presentation: of audio, whose encoder puts priming samples first, the times after these are trimmed.
+Layout, little-endian and without padding: magic `OCAIDX1` and a zero byte, timescale u32, number of segments u32,
+bytes of the init segment u64 (it is the head of the track file); then per segment offset u64, bytes u32, decode time
+u64, duration u32, and u32 where its first (I) frame ends, counted from the segment's start. Segments are numbered
+from 1. Times are those of the presentation: of audio, whose encoder puts priming samples first, the times after these
+are trimmed.
 
 In the track file the init segment is followed by a sidx box with a reference to each segment (ISO/IEC 14496-12
 8.16.3, version 1), and that, some padding later, by the segments.
@@ -17,12 +18,14 @@ from itertools import pairwise
 
 from oca.errors import FormatError
 
-MAGIC = b"OCAX"
-FORMAT = 1
-_HEAD = struct.Struct(">4sHHIII")
-_ROW = struct.Struct(">QIQII")
+_FAMILY = b"OCAIDX"
+MAGIC = _FAMILY + b"1\0"
+_HEAD = struct.Struct("<8sIIQ")
+_ROW = struct.Struct("<QIQII")
 # 24 h of 1 s segments; a file that claims more is refused before anything is allocated for it.
 MAX_SEGMENTS = 86_400
+MAX_BYTES = _HEAD.size + MAX_SEGMENTS * _ROW.size
+"""No index is longer."""
 # 14496-12 8.16.3, version 1: the box up to its references, and one of them.
 _SIDX_BYTES, _REFERENCE_BYTES = 40, 12
 
@@ -84,20 +87,21 @@ class SegmentIndex:
 
 def encode(index: SegmentIndex) -> bytes:
     """The bytes of the .idx file."""
-    head = _HEAD.pack(MAGIC, FORMAT, 0, index.timescale, index.init_bytes, len(index.segments))
+    head = _HEAD.pack(MAGIC, index.timescale, len(index.segments), index.init_bytes)
     rows = (_ROW.pack(s.offset, s.bytes, s.time, s.duration, s.i_frame_bytes) for s in index.segments)
     return head + b"".join(rows)
 
 
 def decode(data: bytes, where: str = ".idx") -> SegmentIndex:
     """Read and check the bytes of a segment index; `where` names them in a FormatError."""
-    if len(data) < _HEAD.size or data[:4] != MAGIC:
-        raise FormatError(f"{where} is not a segment index: it does not start with {MAGIC.decode()}")
-    _, version, _, timescale, init_bytes, count = _HEAD.unpack_from(data)
-    if version != FORMAT:
-        raise FormatError(
-            f"{where} is of format {version}, this program knows format {FORMAT}: upgrade oca to read it"
-        )
+    if not data.startswith(_FAMILY):
+        raise FormatError(f"{where} is not a segment index: it does not start with {_FAMILY.decode()}")
+    if not data.startswith(MAGIC):
+        told = data[len(_FAMILY) : len(MAGIC)]
+        raise FormatError(f"{where} is of format {told!r}, this program knows format 1: upgrade oca to read it")
+    if len(data) < _HEAD.size:
+        raise FormatError(f"{where} is corrupt: it ends after {len(data)} bytes, in its head")
+    _, timescale, count, init_bytes = _HEAD.unpack_from(data)
     if not 1 <= count <= MAX_SEGMENTS or len(data) != _HEAD.size + count * _ROW.size:
         raise FormatError(f"{where} is corrupt: {len(data)} bytes cannot hold {count} segments")
     if timescale == 0 or init_bytes == 0:

@@ -27,6 +27,8 @@ LAYOUTS: Mapping[int, str] = {1: "mono", 2: "stereo", 6: "5.1"}
 _TWO = ("stereo", "downmix", "unknown")
 # Channels that are not said to stand anywhere, or are for headphones: there is no way to mix them.
 _LOOSE = re.compile(r"[0-9]+ channels|binaural")
+# Of a language, so much is in a track's name, which has 32 characters: enough for zh-hant-tw.
+_TAG = 16
 _PURPOSES = {"": "", "commentary": ", commentary", "description": ", audio description"}
 
 
@@ -34,8 +36,9 @@ _PURPOSES = {"": "", "commentary": ", commentary", "description": ", audio descr
 class Rendition:
     """One audio track: its name, the source's stream (of audio, from 0), codec and channels, and what menus say.
 
-    `language` is BCP 47; `label` and `role` are as in `oca.title.model.Track`, `layout` is the source's. Of a `loose`
-    layout the first two channels are taken as they are.
+    `name` tells language and kbit/s, as in `a-en-128`. `language` is BCP 47; `label` and `role` are as in
+    `oca.title.model.Track`, `layout` is the source's. Of a `loose` layout the first two channels are taken as they
+    are.
     """
 
     name: str
@@ -118,23 +121,37 @@ def renditions(streams: Sequence[Audio], codecs: Sequence[str], channels: str) -
     made: list[Rendition] = []
     labels: set[str] = set()
     spoken: Counter[str] = Counter()
+    taken: set[str] = set()
     for place, each in enumerate(streams):
         language = languages.bcp47(each.language)
         label = _free(each.title or _label(language, each.role), labels)
         labels.add(label)
         role = each.role or ("alternate" if place else "main")
-        spoken[language.lower()] += 1
-        again = f"-{spoken[language.lower()]}" if spoken[language.lower()] > 1 else ""
+        tag = language.lower()[:_TAG].rstrip("-")
+        spoken[tag] += 1
+        names = _names(tag, codecs, widths(each.channels, channels), spoken[tag])
+        while not taken.isdisjoint(names.values()):
+            spoken[tag] += 1
+            names = _names(tag, codecs, widths(each.channels, channels), spoken[tag])
+        taken.update(names.values())
         said = f"audio track {each.number + 1}" if each.number else "first audio track"
         loose = _LOOSE.fullmatch(each.channels) is not None
-        for codec in codecs:
-            for count in widths(each.channels, channels):
-                name = f"a-{language.lower()}-{count}{again}" + (f"-{codec}" if codec != "aac" else "")
-                reason = f"{said} ({each.channels})"
-                made.append(
-                    Rendition(*(name, each.number, codec, count, language, each.channels, label, role, reason, loose))
-                )
+        reason = f"{said} ({each.channels})"
+        for (codec, count), name in names.items():
+            made.append(
+                Rendition(*(name, each.number, codec, count, language, each.channels, label, role, reason, loose))
+            )
     return tuple(made) if len(made) > 1 else tuple(replace(only, label="", role="") for only in made)
+
+
+def _names(tag: str, codecs: Sequence[str], counts: Sequence[int], number: int) -> dict[tuple[str, int], str]:
+    """What the tracks of a stream are called, by codec and channels; `number` tells it from others in a language."""
+    again = f"-{number}" if number > 1 else ""
+    return {
+        (codec, count): f"a-{tag}-{RATES[codec][count] // 1000}{again}" + (f"-{codec}" if codec != "aac" else "")
+        for codec in codecs
+        for count in counts
+    }
 
 
 def notes(streams: Sequence[Audio], channels: str) -> list[str]:

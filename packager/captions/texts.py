@@ -14,7 +14,7 @@ from packager.captions import cues as captions
 from packager.captions import embedded, webvtt
 from packager.captions.cues import Captions
 from packager.captions.webvtt import CaptionsError
-from packager.encode.job import SEGMENT_S, Job
+from packager.encode.job import Job
 from packager.ffmpeg import Ffmpeg
 from packager.source import languages
 
@@ -131,5 +131,5 @@ def _files(name: str, fitted: Captions, job: Job, count: int) -> Made:
 def _bounds(job: Job, count: int) -> list[int]:
     """The pictures with which segments begin, and the end."""
     minutes = float(job.seconds) / _SEGMENT_S
-    length = round(_SEGMENT_S / SEGMENT_S) * (1 + int(minutes * count / _MOST_FILES)) * job.gop
+    length = max(1, round(_SEGMENT_S / job.segment)) * (1 + int(minutes * count / _MOST_FILES)) * job.gop
     return [*range(0, job.frames, length), job.frames]

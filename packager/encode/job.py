@@ -24,7 +24,8 @@ from packager.ffmpeg import Ffmpeg, FfmpegError
 from packager.ladder.rungs import Rung
 from packager.source.probe import FORMATS, MAX_PIXELS, PROTOCOLS, Source
 
-SEGMENT_S = 4
+SEGMENT_S = 4.0
+"""Length of a segment unless it is said otherwise."""
 # Audio that goes on for longer than this after the last picture keeps that picture standing.
 _HOLD_S = 0.1
 # Pictures that may be missing at the end: rates and lengths do not always come out even.
@@ -49,7 +50,7 @@ class Job:
 
     `hold` is for how many seconds the last picture stands for audio that is longer. With `tolerate`, the decoder's
     guesses and repeated pictures stand for what of the source is damaged. `sounds` are the audio tracks, which are
-    brought to `loudness`, in LUFS, unless that is None.
+    brought to `loudness`, in LUFS, unless that is None. Segments are of about `segment` seconds.
     """
 
     source: Source
@@ -61,6 +62,7 @@ class Job:
     tolerate: bool = False
     sounds: tuple[Rendition, ...] = ()
     loudness: float | None = None
+    segment: float = SEGMENT_S
 
     @property
     def seconds(self) -> Fraction:
@@ -69,18 +71,18 @@ class Job:
 
     @property
     def gop(self) -> int:
-        """Pictures per segment: round(4 s x frame rate)."""
-        return max(1, round(SEGMENT_S * self.source.rate))
+        """Pictures per segment, the nearest number to its length in seconds times the frame rate."""
+        return max(1, round(Fraction(self.segment) * self.source.rate))
 
 
-def plan(source: Source, rungs: Sequence[Rung], preset: str, loop_to: float = 0) -> Job:
+def plan(source: Source, rungs: Sequence[Rung], preset: str, loop_to: float = 0, segment: float = SEGMENT_S) -> Job:
     """The job that encodes `source`, looped to `loop_to` seconds if it is shorter than that."""
     length = max([source.end, *(each.end for each in source.audio)])
     if loop_to > length:
         # The demuxer repeats the file as a whole; a short track leaves a gap, which the filters close.
-        return Job(source, rungs, preset, ceil(loop_to * source.rate), ceil(loop_to / length) - 1, 0)
+        return Job(source, rungs, preset, ceil(loop_to * source.rate), ceil(loop_to / length) - 1, 0, segment=segment)
     hold = length - source.end if length - source.end > _HOLD_S else 0
-    return Job(source, rungs, preset, max(1, round((source.end + hold) * source.rate)), 0, hold)
+    return Job(source, rungs, preset, max(1, round((source.end + hold) * source.rate)), 0, hold, segment=segment)
 
 
 def notes(job: Job) -> list[str]:

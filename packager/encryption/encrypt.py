@@ -27,8 +27,6 @@ from packager.ffmpeg import FfmpegError, Program
 MINIMUM = (3, 0)
 _INSTALL = "pip install 'oca[drm]', or set OCA_SHAKA_PACKAGER to the path of Shaka Packager"
 _IV_BYTES = {"cenc": 8, "cbcs": 16}
-# What is held in memory while it is encrypted; fragments are written anew.
-_SEGMENT_S = 4
 
 
 class EncryptError(OcaError):
@@ -69,11 +67,12 @@ class Encryption:
 
 @dataclass(slots=True)
 class Sealer:
-    """Encrypts the tracks of a title, one after the other, in an empty directory."""
+    """Encrypts the tracks of a title, one after the other, in an empty directory; its segments are of `segment` s."""
 
     encryption: Encryption
     protection: Protection
     folder: Path
+    segment: float
     _taken: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def seal(self, name: str, clear: Path, samples: int) -> Sealed:
@@ -88,7 +87,9 @@ class Sealer:
         arguments = [
             f"in={clear.name},stream=0,out={place.name}",
             *("--enable_raw_key_encryption", "--fromenv=keys", f"--protection_scheme={encryption.scheme}"),
-            *(f"--iv={iv.hex()}", "--clear_lead=0", f"--segment_duration={_SEGMENT_S}", "--temp_dir=.", "--quiet"),
+            # What is held in memory while it is encrypted; fragments are written anew.
+            f"--segment_duration={self.segment:g}",
+            *(f"--iv={iv.hex()}", "--clear_lead=0", "--temp_dir=.", "--quiet"),
         ]
         try:
             encryption.program.run(

@@ -147,7 +147,7 @@ def _trials(
         keep(runner, job, part, path)
         tell()
         whole = replace(job.source, path=path, audio=(), keys=(), interlaced=False, matrix="auto")
-        return part, Job(whole, (), job.preset, part.frames, 0, 0)
+        return part, Job(whole, (), job.preset, part.frames, 0, 0, segment=job.segment)
 
     def one(runner: Ffmpeg, part: Chunk, sample: Job, rungs: Sequence[Rung]) -> list[tuple[float, float]]:
         source, first = sample.source, rungs[0]

@@ -48,9 +48,9 @@ class Rung:
 
     @property
     def track(self) -> str:
-        """Name of its track, lines and rate: `v720-3000`, and the codec unless it is H.264: `v720-1800-av1`."""
-        rate = str(self.kbps) if self.kbps else f"crf{self.crf:g}"
-        return f"v{self.height}-{rate}" + (f"-{self.codec}" if self.codec != "h264" else "")
+        """Name of its track, lines and rate: `v-720-3000`, and the codec unless it is H.264: `v-720-1800-av1`."""
+        rate = str(self.kbps) if self.kbps else f"crf{self.crf:g}".replace(".", "-")
+        return f"v-{self.height}-{rate}" + (f"-{self.codec}" if self.codec != "h264" else "")
 
 
 def ladder(width: int, height: int, codecs: Sequence[str] = ("h264",)) -> list[Rung]:

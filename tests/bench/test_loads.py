@@ -130,7 +130,7 @@ def test_ladder(tmp_path: Path) -> None:
     found = bench("ladder", str(small), "--preset", "ultrafast", "--seconds", "1", "--plot", str(plot))
     (clip,) = found["clips"]
     assert clip["name"] == "small"
-    assert [each["track"] for each in clip["fixed"]] == ["v240-235", "v288-375"]
+    assert [each["track"] for each in clip["fixed"]] == ["v-240-235", "v-288-375"]
     whole, own = ([(e["bytes"], e["quality"]) for e in clip[key]] for key in ("fixed", "per_title"))
     own += [(each["bytes"], each["quality"]) for each in clip["beyond"]]
     assert clip["bytes_saved"] == pytest.approx(saved(whole, own), abs=0.01)

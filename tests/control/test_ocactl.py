@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pytest
 
-from control.ctl.client import Controller, ControllerError, fetch, parse_size, size
+from control.ctl.client import Controller, fetch, size
 from control.ocactl import main
 from oca import wire
 from oca.handover import listen
@@ -347,37 +347,6 @@ def _answer(sock: socket.socket, answer: bytes) -> None:
 def test_usage(line: str) -> None:
     """Usage errors exit 2."""
     assert ocactl("http://127.0.0.1:1", *line.split()).returncode == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("200T", 200 * 10**12),
-        ("500 GB", 500 * 10**9),
-        ("1.5g", 1_500_000_000),
-        ("1P", 10**15),
-        ("7", 7),
-        ("7B", 7),
-        ("0", 0),
-        ("2kb", 2000),
-        ("1e3", 1000),
-        ("", None),
-        ("T", None),
-        ("-1", None),
-        ("nan", None),
-        ("inf", None),
-        ("1e30", None),
-        ("1X", None),
-        ("1 T T", None),
-    ],
-)
-def test_parse_size(text: str, found: int | None) -> None:
-    """Bytes, or a sentence."""
-    if found is None:
-        with pytest.raises(ControllerError, match="is not a size"):
-            parse_size(text)
-    else:
-        assert parse_size(text) == found
 
 
 def test_size() -> None:

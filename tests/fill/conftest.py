@@ -34,6 +34,7 @@ class Box:
     root: Path
     name: str
     url: str = ""
+    chunk_bytes: int = CHUNK_BYTES
     log: list[tuple[str, int]] = field(default_factory=list)
     holds: Callable[[str, int], bool] = lambda name, chunk: False
     held_back: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,7 +42,7 @@ class Box:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        chunk = (request.http_range.start or 0) // CHUNK_BYTES
+        chunk = (request.http_range.start or 0) // self.chunk_bytes
         self.log.append((name, chunk))
         if self.holds(name, chunk):
             self.held_back.set()

@@ -105,6 +105,27 @@ async def test_a_damaged_file_is_mended(
     assert not list((store.roots[0] / QUARANTINE).iterdir())
 
 
+async def test_of_short_chunks_only_the_damaged_one_comes_again(
+    make_title: MakeTitle, origin_root: Path, box: StartBox, controller: Controller, agent: MakeAgent, store: Store
+) -> None:
+    """The length of a chunk is the title's own."""
+    made = make_title(origin_root, v1=[20_000, 5000], chunk_bytes=5000)
+    origin = await box("origin-1")
+    origin.chunk_bytes = 5000
+    controller.plan((made, ["v1"]))
+    controller.sources = lambda track: [origin.source()]
+    assert await agent().look()
+    path = place(store, made, "v1.mp4")
+    damage(path, 12_000)
+    assert await later(store).round(store.roots[0]) == 1
+    (row,) = staging.staged(store)
+    assert (row.name, row.chunks, row.of) == ("v1.mp4", 5, 6)
+    origin.log.clear()
+    assert await agent().look()
+    assert verify(path.parent).problems == []
+    assert origin.log == [("v1.mp4", 2)]
+
+
 async def test_what_is_whole_is_left_alone(filled: tuple[MadeTitle, list[tuple[str, int]]], store: Store) -> None:
     """Also what was checked lately is; what was committed counts as checked then."""
     assert Index(store.roots[0]).due(0) == []
@@ -222,7 +243,8 @@ def test_an_index_that_cannot_be_opened(store: Store) -> None:
         Index(store.roots[0]).due(0)
 
 
-def test_reading_leaves_memory_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunk_bytes", [CHUNK_BYTES, 64 << 10, 50_000, 5000])
+def test_reading_leaves_memory_as_it_was(tmp_path: Path, chunk_bytes: int) -> None:
     """What was in memory stays there, what was not does not come in."""
     half = 1 << 20
     with tempfile.NamedTemporaryFile(dir=tmp_path) as file:
@@ -232,7 +254,7 @@ def test_reading_leaves_memory_as_it_was(tmp_path: Path) -> None:
         for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_RANDOM):
             os.posix_fadvise(file.fileno(), 0, 0, advice)
         os.pread(file.fileno(), half, half)
-        for _ in read_chunks(Path(file.name), linger=False):
+        for _ in read_chunks(Path(file.name), chunk_bytes, linger=False):
             pass
         residency = Residency(file.fileno(), 3 * half)
         assert [residency.resident(part * half, half) for part in range(3)] == [0, half, 0]

@@ -66,7 +66,7 @@ def title_json(data: bytes) -> None:
     for track in made.tracks:
         assert made.track_bytes(track) == sum(made.files[name].bytes for name in track.files)
     for file in made.files.values():
-        assert len(file.chunks) == chunk_count(file.bytes)
+        assert len(file.chunks) == chunk_count(file.bytes, made.chunk_bytes)
 
 
 def mp4(data: bytes) -> None:

@@ -111,7 +111,7 @@ _ALL = (
         "segment-index",
         "tests.fuzz.content:segment_index",
         "the .idx file of a track (oca/segments.py)",
-        (b"OCAX\x00\x01",),
+        (b"OCAIDX1\x00",),
         1024,
     ),
     Target(

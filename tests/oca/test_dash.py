@@ -34,7 +34,7 @@ def index(timescale: int, durations: list[int]) -> SegmentIndex:
 
 VIDEO = index(30000, [120120, 120120, 120120, 60060])
 SOUND = index(48000, [191488, 192512, 192512, 96256])
-INDEXES = {"v240-235": VIDEO, "v720-3000": VIDEO, "a-und-2": SOUND, "a-deu-2": SOUND}
+INDEXES = {"v-240-235": VIDEO, "v-720-3000": VIDEO, "a-und-128": SOUND, "a-deu-128": SOUND}
 
 
 def picture(name: str, codecs: str, width: int, height: int, kbps: int) -> Track:
@@ -71,18 +71,18 @@ def sound(name: str, language: str) -> Track:
     )
 
 
-LOW = picture("v240-235", "avc1.640015", 426, 240, 235)
-HIGH = picture("v720-3000", "avc1.64001f", 1280, 720, 3000)
-UND, DEU = sound("a-und-2", "und"), sound("a-deu-2", "deu")
+LOW = picture("v-240-235", "avc1.640015", 426, 240, 235)
+HIGH = picture("v-720-3000", "avc1.64001f", 1280, 720, 3000)
+UND, DEU = sound("a-und-128", "und"), sound("a-deu-128", "deu")
 SOUNDS = tuple(
     msgspec.structs.replace(sound(name, name[2:4]), codecs=codecs, channels=channels, label=label, role=role)
     for name, codecs, channels, label, role in (
-        ("a-en-2", "mp4a.40.2", 2, "English", "main"),
-        ("a-en-8", "mp4a.40.2", 8, "English", "main"),
-        ("a-en-2-opus", "opus", 2, "English", "main"),
-        ("a-de-2", "mp4a.40.2", 2, "German", "alternate"),
-        ("a-en-1-2", "mp4a.40.2", 1, "<Director>\x00", "commentary"),
-        ("a-en-1-3", "mp4a.40.2", 1, "English, audio description", "description"),
+        ("a-en-128", "mp4a.40.2", 2, "English", "main"),
+        ("a-en-512", "mp4a.40.2", 8, "English", "main"),
+        ("a-en-96-opus", "opus", 2, "English", "main"),
+        ("a-de-128", "mp4a.40.2", 2, "German", "alternate"),
+        ("a-en-64-2", "mp4a.40.2", 1, "<Director>\x00", "commentary"),
+        ("a-en-64-3", "mp4a.40.2", 1, "English, audio description", "description"),
     )
 )
 INDEXES |= {track.name: SOUND for track in SOUNDS}
@@ -126,7 +126,7 @@ def test_ondemand_ranges() -> None:
     assert root.find(".//SegmentTemplate", NS) is None
     found = root.findall(".//Representation", NS)
     assert [each.findtext("BaseURL", None, NS) for each in found] == [
-        f"{name}.mp4" for name in ("v240-235", "v720-3000", "a-und-2", "a-deu-2")
+        f"{name}.mp4" for name in ("v-240-235", "v-720-3000", "a-und-128", "a-deu-128")
     ]
     for each in found:
         base, init = each.find("SegmentBase", NS), each.find("SegmentBase/Initialization", NS)
@@ -140,9 +140,9 @@ def test_no_room_for_a_sidx() -> None:
     """A track whose first segment follows on its init segment has no on-demand form."""
     tight = SegmentIndex(30000, 900, (Segment(951, 100, 0, 120120, 50),))
     with pytest.raises(FormatError, match="no room for a sidx"):
-        dash.mpd(title(LOW), {"v240-235": tight}, ondemand=True)
+        dash.mpd(title(LOW), {"v-240-235": tight}, ondemand=True)
     room = SegmentIndex(30000, 900, (Segment(952, 100, 0, 120120, 50),))
-    assert 'indexRange="900-951"' in dash.mpd(title(LOW), {"v240-235": room}, ondemand=True)
+    assert 'indexRange="900-951"' in dash.mpd(title(LOW), {"v-240-235": room}, ondemand=True)
 
 
 def test_parsed() -> None:
@@ -164,14 +164,14 @@ def test_parsed() -> None:
 
 def test_tracks_cut_elsewhere_are_not_switchable() -> None:
     """Tracks whose segments do not start at the same times are in different adaptation sets."""
-    indexes = {**INDEXES, "v720-3000": index(30000, [60060] * 7)}
+    indexes = {**INDEXES, "v-720-3000": index(30000, [60060] * 7)}
     root = ET.fromstring(dash.mpd(title(LOW, HIGH), indexes))
     assert len(root.findall("Period/AdaptationSet", NS)) == 2
 
 
 def test_only_tracks_with_an_index_are_offered() -> None:
     """A track without an index is left out."""
-    assert "v720-3000" not in dash.mpd(title(LOW, HIGH), {"v240-235": VIDEO})
+    assert "v-720-3000" not in dash.mpd(title(LOW, HIGH), {"v-240-235": VIDEO})
 
 
 @pytest.mark.parametrize(("locations", "url"), [((), STEERING), (LOCATIONS, "javascript:0")])

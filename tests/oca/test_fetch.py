@@ -289,7 +289,7 @@ async def test_fault(
             await bring(fetch, made, landing, peer)
         # Two chunks in flight, and as many attempts as the verdict allows.
         assert len(peer.log) <= (2 * SOON.attempts if verdict == "retry" else 2)
-        assert claimed_chunks(landing.path) == 0
+        assert claimed_chunks(landing.path) == (0, 3)
         assert landing.path.stat().st_size == made.title.files["v1.mp4"].bytes
         # The next best source makes up for it; meanwhile a peer with a temporary fault rests, a bad one is done for.
         origin = await box("origin")
@@ -653,3 +653,21 @@ def test_heads(status: int, fields: dict[str, str], verdict: str | None) -> None
     with pytest.raises(SourceError) as caught:
         check_head(status, fields, (10, 10, 100))
     assert caught.value.verdict == verdict
+
+
+async def test_chunks_are_as_long_as_the_title_says(make_title: MakeTitle, tmp_path: Path, box: StartBox) -> None:
+    """They are asked for one by one; what a record claims of chunks of another length counts for nothing."""
+    made = make_title(tmp_path / "short", v1=[20_000, 5000], chunk_bytes=7001)
+    file = made.title.files["v1.mp4"]
+    landing = Landing(tmp_path / "v1.mp4", file)
+    other = Landing(landing.path, msgspec.structs.replace(file, chunk_bytes=CHUNK_BYTES))
+    other.claims()
+    other.claim([0])
+    assert landing.claims() == []
+    landing.settle(1, made.bytes_of("v1.mp4")[7001:14_002])
+    assert claimed_chunks(landing.path) == (1, 4)
+    origin = await box("origin", content=made)
+    async with Fetch(limits=SOON) as fetch:
+        assert await bring(fetch, made, landing, origin) == {"": 7001, "origin": file.bytes - 7001}
+    assert sorted(start for path, start, _ in origin.log if path.endswith("v1.mp4")) == [0, 14_002, 21_003]
+    assert landing.path.read_bytes() == made.bytes_of("v1.mp4")

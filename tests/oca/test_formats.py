@@ -53,16 +53,41 @@ def test_a_damaged_index_is_refused_or_consistent(index: SegmentIndex, data: st.
 
 @given(st.binary(max_size=200))
 def test_garbage_is_never_an_index(data: bytes) -> None:
-    for raw in (data, b"OCAX" + data, struct.pack(">4sHHIII", b"OCAX", 1, 0, 1, 1, 1 << 31) + data):
+    for raw in (data, segments.MAGIC + data, segments.MAGIC + struct.pack("<IIQ", 1, 1 << 31, 1) + data):
         with pytest.raises(FormatError):
             segments.decode(raw)
 
 
 def test_a_newer_index_is_refused_with_a_sentence() -> None:
     raw = bytearray(segments.encode(SegmentIndex(1, 1, (Segment(1, 1, 0, 1, 1),))))
-    raw[5] = 2
-    with pytest.raises(FormatError, match="format 2, this program knows format 1: upgrade oca"):
+    raw[6] = ord("2")
+    with pytest.raises(FormatError, match=r"v1.idx is of format b'2.x00', this program knows format 1: upgrade oca"):
         segments.decode(bytes(raw), "v1.idx")
+
+
+GOLDEN = """
+4f 43 41 49 44 58 31 00                         magic OCAIDX1 and a zero
+30 75 00 00                                     timescale 30,000
+02 00 00 00                                     segments: 2
+89 03 00 00 00 00 00 00                         bytes of the init segment: 905
+00 04 00 00 00 00 00 00  10 00 01 00            segment 1: offset 1,024, bytes 65,552
+00 00 00 00 00 00 00 00  e0 d4 01 00            decode time 0, duration 120,032
+39 30 00 00                                     its I-frame ends at 12,345
+00 10 01 00 01 00 00 00  02 00 00 00            segment 2: offset 2^32 + 69,632, bytes 2
+e0 d4 01 00 00 00 00 00  01 00 00 00            decode time 120,032, duration 1
+01 00 00 00                                     its I-frame ends at 1
+"""
+
+
+def test_the_bytes_of_an_index() -> None:
+    """The layout, little-endian and without padding, written out by hand: other programs read it."""
+    data = bytes.fromhex("".join(line[:48] for line in GOLDEN.splitlines()))
+    index = SegmentIndex(
+        30_000, 905, (Segment(1024, 65_552, 0, 120_032, 12_345), Segment((1 << 32) + 69_632, 2, 120_032, 1, 1))
+    )
+    assert len(data) == 24 + 2 * 28
+    assert segments.encode(index) == data
+    assert segments.decode(data) == index
 
 
 def test_slices_of_an_index() -> None:
@@ -88,11 +113,21 @@ BREAKS = [
     (lambda t: t.pop("format"), "corrupt"),
     (lambda t: t.update(id="../etc"), "not an id"),
     (lambda t: t.update(owner="A b"), "owner"),
-    (lambda t: t.update(chunk_bytes=1), "chunk_bytes"),
+    (lambda t: t.update(chunk_bytes=0), "chunk_bytes is 0, not from 4096 .4 KiB. to 67108864 .64 MiB."),
+    (lambda t: t.update(chunk_bytes=4095), "chunk_bytes"),
+    (lambda t: t.update(chunk_bytes=(64 << 20) + 1), "chunk_bytes"),
+    (lambda t: t.update(chunk_bytes=1 << 70), "corrupt"),
+    (lambda t: t.update(chunk_bytes=5000), "chunk digests"),
     (lambda t: t.update(periods=[]), "no tracks"),
     (lambda t: t["periods"][0].update(tracks=[]), "no tracks"),
     (lambda t: t["periods"][0]["tracks"].append(t["periods"][0]["tracks"][0]), "same name"),
-    (lambda t: t["periods"][0]["tracks"][0].update(name="../x"), "track name"),
+    (
+        lambda t: t["periods"][0]["tracks"][0].update(name="../x"),
+        "track name '../x' is not 1 to 32 of a-z, 0-9 and '-'",
+    ),
+    (lambda t: t["periods"][0]["tracks"][0].update(name="v.1"), "track name"),
+    (lambda t: t["periods"][0]["tracks"][0].update(name="-v"), "track name"),
+    (lambda t: t["periods"][0]["tracks"][0].update(name="v" * 33), "track name"),
     (lambda t: t["periods"][0]["tracks"][0].update(timescale=0), "corrupt"),
     (lambda t: t["periods"][0]["tracks"][0].update(duration=1 << 63), "corrupt"),
     (lambda t: t["periods"][0]["tracks"][0].update(width=-1), "corrupt"),
@@ -124,6 +159,21 @@ def test_what_is_no_title_is_refused(data: bytes) -> None:
         title.decode(data, "here")
 
 
+def test_the_length_of_chunks_is_the_title_s(tmp_path: Path, make_title) -> None:
+    """Any length will do; it is written once, and what a file says of it itself counts for nothing."""
+    made = make_title(tmp_path, chunk_bytes=5000)
+    file = made.title.files["v1.mp4"]
+    read, version = title.read(made.directory)
+    assert (read, version) == (made.title, made.version)
+    assert title.encode(read).count(b"chunk_bytes") == 1
+    assert [file.span(number) for number in range(len(file.chunks))] == [(0, 5000), (5000, 5000), (10_000, 2540)]
+    data = made.bytes_of("v1.mp4")
+    assert [digest(data[first : first + length]) for first, length in map(file.span, range(3))] == file.chunks
+    spoilt = json.loads(made.bytes_of("title.json"))
+    spoilt["files"]["v1.mp4"]["chunk_bytes"] = 0
+    assert title.decode(json.dumps(spoilt).encode()) == made.title
+
+
 def test_unknown_fields_are_ignored(tmp_path: Path, make_title) -> None:
     """A later program may add fields without a new format."""
     made = make_title(tmp_path)
@@ -138,7 +188,15 @@ def test_a_missing_title_says_where(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "good"),
-    [("a", True), ("v720-3000", True), ("a" * 64, True), ("a" * 65, False), ("", False), (".a", False), ("..", False)]
+    [
+        ("a", True),
+        ("v-720-3000", True),
+        ("a" * 64, True),
+        ("a" * 65, False),
+        ("", False),
+        (".a", False),
+        ("..", False),
+    ]
     + [(bad, False) for bad in ("A", "a/b", "a b", "a\n", "a%2e", "ä", "-a", "_a")],
 )
 def test_ids(text: str, good: bool) -> None:
@@ -149,14 +207,15 @@ def test_ids(text: str, good: bool) -> None:
     assert not is_version(text)
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES])
-def test_a_file_is_digested_chunk_by_chunk(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [CHUNK_BYTES, 5000])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 15_000])
+def test_a_file_is_digested_chunk_by_chunk(tmp_path: Path, size: int, chunk_bytes: int) -> None:
     """Chunks cover the file exactly, and each digest is that of its bytes."""
     path, data = tmp_path / "f", bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     path.write_bytes(data)
     seen: list[int] = []
-    found = file_digest(path, seen.append)
-    spans = [chunk_span(size, n) for n in range(chunk_count(size))]
+    found = file_digest(path, chunk_bytes, seen.append)
+    spans = [chunk_span(size, n, chunk_bytes) for n in range(chunk_count(size, chunk_bytes))]
     assert sum(seen) == found.bytes == size == sum(length for _, length in spans)
     assert found.whole == digest(data)
     assert found.chunks == [digest(data[offset : offset + length]) for offset, length in spans]

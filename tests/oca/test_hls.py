@@ -36,18 +36,18 @@ def index(sizes: list[int], durations: list[int], timescale: int = 25) -> Segmen
 
 
 INDEXES = {
-    "v240-235": index([110_000, 120_000, 40_000], [100, 100, 32]),
-    "v720-3000": index([1_400_000, 1_500_000, 500_000], [100, 100, 32]),
-    "a-und-2": index([64_000, 64_000, 20_480], [191_488, 192_512, 60_928], 48_000),
+    "v-240-235": index([110_000, 120_000, 40_000], [100, 100, 32]),
+    "v-720-3000": index([1_400_000, 1_500_000, 500_000], [100, 100, 32]),
+    "a-und-128": index([64_000, 64_000, 20_480], [191_488, 192_512, 60_928], 48_000),
 }
 for name, size in {
-    "a-en-2": 64_000,
-    "a-en-6": 192_000,
-    "a-en-2-opus": 48_000,
-    "a-de-2": 65_000,
-    "a-de-2-opus": 47_000,
-    "a-en-1-2": 32_000,
-    "a-en-1-3": 33_000,
+    "a-en-128": 64_000,
+    "a-en-384": 192_000,
+    "a-en-96-opus": 48_000,
+    "a-de-128": 65_000,
+    "a-de-96-opus": 47_000,
+    "a-en-64-2": 32_000,
+    "a-en-64-3": 33_000,
 }.items():
     INDEXES[name] = index([size, size, size // 4], [191_488, 192_512, 60_928], 48_000)
 
@@ -68,21 +68,21 @@ def track(name: str, **more: Any) -> Track:
 
 
 VIDEO: dict[str, Any] = {"kind": "video", "frame_rate": "25"}
-LOW = track("v240-235", codecs="avc1.640015", width=426, height=240, **VIDEO)
-HIGH = track("v720-3000", codecs="avc1.64001f", width=1280, height=720, **VIDEO)
+LOW = track("v-240-235", codecs="avc1.640015", width=426, height=240, **VIDEO)
+HIGH = track("v-720-3000", codecs="avc1.64001f", width=1280, height=720, **VIDEO)
 SOUNDS = tuple(
     track(name, kind="audio", language=name[2:4], codecs=codecs, channels=channels, label=label, role=role)
     for name, codecs, channels, label, role in (
-        ("a-en-2", "mp4a.40.2", 2, "English", "main"),
-        ("a-en-6", "mp4a.40.2", 6, "English", "main"),
-        ("a-en-2-opus", "opus", 2, "English", "main"),
-        ("a-de-2", "mp4a.40.2", 2, "German", "alternate"),
-        ("a-de-2-opus", "opus", 2, "German", "alternate"),
-        ("a-en-1-2", "mp4a.40.2", 1, 'The "Director"', "commentary"),
-        ("a-en-1-3", "mp4a.40.2", 1, "English, audio description", "description"),
+        ("a-en-128", "mp4a.40.2", 2, "English", "main"),
+        ("a-en-384", "mp4a.40.2", 6, "English", "main"),
+        ("a-en-96-opus", "opus", 2, "English", "main"),
+        ("a-de-128", "mp4a.40.2", 2, "German", "alternate"),
+        ("a-de-96-opus", "opus", 2, "German", "alternate"),
+        ("a-en-64-2", "mp4a.40.2", 1, 'The "Director"', "commentary"),
+        ("a-en-64-3", "mp4a.40.2", 1, "English, audio description", "description"),
     )
 )
-SOUND = track("a-und-2", kind="audio", codecs="mp4a.40.2", language="und", channels=2, sample_rate=48_000)
+SOUND = track("a-und-128", kind="audio", codecs="mp4a.40.2", language="und", channels=2, sample_rate=48_000)
 
 
 def title(*tracks: Track, files: Iterable[str] = ()) -> Title:
@@ -130,7 +130,7 @@ def test_groups_of_audio() -> None:
     assert re.findall(r'GROUP-ID="([^"]*)",NAME="([^"]*)"', few) == [("audio", "English"), ("audio", "German")]
     wide = hls.multivariant(title(LOW, SOUNDS[1], SOUNDS[3]), INDEXES)
     groups = re.findall(r'GROUP-ID="([^"]*)".*URI="([^"]*)\.m3u8"', wide)
-    assert groups == [("audio", "a-en-6"), ("audio", "a-de-2")], "one is enough where none has a choice"
+    assert groups == [("audio", "a-en-384"), ("audio", "a-de-128")], "one is enough where none has a choice"
 
 
 @pytest.mark.parametrize("which", [LOW, SOUND])
@@ -144,8 +144,8 @@ def test_playlists_of_a_track(which: Track) -> None:
 def test_i_frame_playlists_are_announced_where_the_title_has_them() -> None:
     """A version that was packaged before there were any announces none, and one with some announces these."""
     assert "I-FRAME" not in hls.multivariant(title(LOW, HIGH), INDEXES)
-    one = title(LOW, HIGH, files=["v240-235.iframes.m3u8", "v720-3000.iframes.ranges.m3u8"])
-    for ranges, uri in ((False, "v240-235.iframes.m3u8"), (True, "v720-3000.iframes.ranges.m3u8")):
+    one = title(LOW, HIGH, files=["v-240-235.iframes.m3u8", "v-720-3000.iframes.ranges.m3u8"])
+    for ranges, uri in ((False, "v-240-235.iframes.m3u8"), (True, "v-720-3000.iframes.ranges.m3u8")):
         found = [line for line in hls.multivariant(one, INDEXES, ranges=ranges).splitlines() if "I-FRAME" in line]
         assert [line.rpartition("URI=")[2] for line in found] == [f'"{uri}"']
 
@@ -163,9 +163,9 @@ def test_video_range() -> None:
 
 def test_an_index_without_i_frames() -> None:
     """It can make no I-frame playlist, and the sentence says where."""
-    whole = INDEXES["v240-235"].segments
+    whole = INDEXES["v-240-235"].segments
     blind = SegmentIndex(25, 900, (whole[0], dataclasses.replace(whole[1], i_frame_bytes=0), whole[2]))
-    with pytest.raises(FormatError, match="v240-235 gives segment 2 no I-frame"):
+    with pytest.raises(FormatError, match="v-240-235 gives segment 2 no I-frame"):
         hls.iframes(LOW, blind)
 
 
@@ -191,7 +191,7 @@ def test_i_frames(rows: list[tuple[int, int, float]], ranges: bool) -> None:
     spans = [(int(a), int(b)) for a, b in re.findall(r"#EXT-X-BYTERANGE:(\d+)@(\d+)", text)]
     assert spans == [(s.i_frame_bytes, s.offset if ranges else 0) for s in segments]
     uris = [line for line in text.splitlines() if not line.startswith("#")]
-    assert uris == ["v240-235.mp4" if ranges else f"v240-235/{n}.m4s" for n in range(1, len(rows) + 1)]
+    assert uris == ["v-240-235.mp4" if ranges else f"v-240-235/{n}.m4s" for n in range(1, len(rows) + 1)]
     alone = index(heads, lasts)
     assert hls.i_frame_rates(found) == (hls.peak_rate(alone), hls.average_rate(alone))
     assert int(re.findall(r"TARGETDURATION:(\d+)", text)[0]) == hls.target_duration(found)
@@ -199,8 +199,8 @@ def test_i_frames(rows: list[tuple[int, int, float]], ranges: bool) -> None:
 
 def test_only_tracks_with_an_index_are_offered() -> None:
     """A track without an index is left out, and without it the rates are those of the rest."""
-    playlist = hls.multivariant(title(LOW, HIGH, SOUND), {"v240-235": INDEXES["v240-235"]})
-    assert "v720-3000" not in playlist
+    playlist = hls.multivariant(title(LOW, HIGH, SOUND), {"v-240-235": INDEXES["v-240-235"]})
+    assert "v-720-3000" not in playlist
     assert f"BANDWIDTH={LOW.bandwidth}," in playlist
 
 
@@ -239,7 +239,7 @@ def test_rates(rows: list[tuple[int, int]]) -> None:
 
 def test_quotes_cannot_leave_a_string() -> None:
     """A language with a quote or a line break in it cannot write lines of the playlist."""
-    evil = track("a-und-2", kind="audio", codecs='x"\n', language='de"\n#EXT-X-ENDLIST', channels=2, sample_rate=1)
+    evil = track("a-und-128", kind="audio", codecs='x"\n', language='de"\n#EXT-X-ENDLIST', channels=2, sample_rate=1)
     playlist = hls.multivariant(title(LOW, evil), INDEXES)
     assert 'LANGUAGE="de#EXT-X-ENDLIST"' in playlist
     assert len(playlist.splitlines()) == 6

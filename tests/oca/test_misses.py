@@ -78,7 +78,7 @@ async def test_a_miss_is_passed_on(made: MadeTitle, tmp_path: Path) -> None:
         async with box.session.head(box.url(f"{made.url}/v1/4.m4s")) as response:
             assert response.status == 200
             assert int(response.headers["Content-Length"]) == 4 * MB
-            assert response.headers["ETag"] == f'"{made.title.files["v1.mp4"].digest[:32]}.4"'
+            assert response.headers["ETag"] == f'"{made.title.files["v1.mp4"].digest[:32]}-4"'
             assert response.headers["Last-Modified"] == "Tue, 14 Nov 2023 22:13:20 GMT"
             assert response.headers["Access-Control-Allow-Origin"] == "*"
             etag = response.headers["ETag"]
@@ -432,3 +432,28 @@ async def test_a_redirect_leads_to_a_holder_while_the_controller_is_dead(made: M
 
 async def _not(condition: object) -> bool:
     return not await condition()  # type: ignore[operator]
+
+
+async def test_a_title_with_short_chunks(make_title: MakeTitle, tmp_path: Path) -> None:
+    """An index, a segment and a range that are in many chunks; each chunk comes once, whichever of them it is for."""
+    made = make_title(tmp_path / "elsewhere", v1=[3000] * 200, a1=[700] * 200, chunk_bytes=5000)
+    assert len(made.title.files["v1.idx"].chunks) == 2
+    origin = Upstream("origin", made)
+    async with running(InsideBox(tmp_path, "proxy"), origin) as box:
+        for number in (0, 1, 2, 3, 200):
+            assert await box.get(f"{made.url}/v1/{number}.m4s".replace("/0.m4s", "/init.mp4")) == (
+                200,
+                made.segment("v1", number),
+            )
+        assert await box.get(f"{made.url}/v1.mp4") == (200, made.bytes_of("v1.mp4"))
+        asked = [asked.start for asked in origin.asked("v1.mp4")]
+        assert sorted(asked) == list(range(0, made.title.files["v1.mp4"].bytes, 5000))
+        assert sorted(asked.start for asked in origin.asked("v1.idx")) == [0, 5000]
+
+
+async def test_a_title_whose_chunks_are_too_long_for_the_space(make_title: MakeTitle, tmp_path: Path) -> None:
+    """It is not passed on; a title whose chunks fit is."""
+    made = make_title(tmp_path / "elsewhere", v1=[17 * MB], a1=[700], chunk_bytes=17 * MB)
+    async with running(InsideBox(tmp_path, "proxy", pulled_bytes=32 << 20), Upstream("origin", made)) as box:
+        assert (await box.get(f"{made.url}/v1/1.m4s"))[0] == 504
+        assert await box.get(f"{made.url}/a1/1.m4s") == (200, made.segment("a1", 1))

@@ -38,7 +38,7 @@ def bring(pulled: Pulled, key: Key, data: bytes) -> None:
 
 
 def key(title: str, chunk: int = 0, name: str = "v1.mp4") -> Key:
-    return Key(title, V, name, chunk)
+    return Key(title, V, name, chunk * CHUNK_BYTES)
 
 
 def on_disk(pulled: Pulled) -> int:
@@ -49,7 +49,7 @@ def test_a_chunk_lies_where_it_does_in_the_whole_file(pulled: Pulled) -> None:
     """Before it is a hole that takes no room."""
     data = os.urandom(3 * MB)
     bring(pulled, key("a", 5), data)
-    path = pulled.folder / "a" / V / "v1.mp4" / "5"
+    path = pulled.folder / "a" / V / "v1.mp4" / str(5 * CHUNK_BYTES)
     assert path.stat().st_size == 5 * CHUNK_BYTES + 3 * MB
     with path.open("rb") as file:
         assert os.pread(file.fileno(), 3 * MB, 5 * CHUNK_BYTES) == data
@@ -187,6 +187,6 @@ def test_the_bound_holds(
         if not pulled.find(key(title, chunk), length):
             bring(pulled, key(title, chunk), bytes(length))
         files = [path for path in pulled.folder.rglob("*") if path.is_file()]
-        kept = sum(path.stat().st_size - int(path.name) * CHUNK_BYTES for path in files)
+        kept = sum(path.stat().st_size - int(path.name) for path in files)
         assert kept == pulled.bytes <= limit
     pulled.close()

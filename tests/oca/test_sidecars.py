@@ -30,7 +30,7 @@ LOCATIONS = (
 )
 INDEX = SegmentIndex(25, 900, tuple(Segment(2000 + n, 100_000, 100 * n, 100, 9_000) for n in range(55)))
 VIDEO = Track(
-    name="v240-235",
+    name="v-240-235",
     kind="video",
     codecs="avc1.640015",
     timescale=25,
@@ -61,8 +61,8 @@ THUMBNAILS = [
     )
 ]
 NAMES = (
-    "v240-235.mp4",
-    "v240-235.idx",
+    "v-240-235.mp4",
+    "v-240-235.idx",
     "c-en.vtt",
     "c-en.m3u8",
     "c-de.vtt",
@@ -72,7 +72,7 @@ NAMES = (
 )
 FILES = {name: File(5_000, "0" * 64, ["0" * 64]) for name in (*NAMES, "i-90-1.jpg", "i-90-2.jpg", "i-90.m3u8")}
 TITLE = Title(id="bbb", name="Bunny", periods=[Period("p0", [VIDEO], CAPTIONS, THUMBNAILS)], files=FILES)
-INDEXES = {"v240-235": INDEX}
+INDEXES = {"v-240-235": INDEX}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ BREAKS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda t: captions_of(t).update(name="../x"), "is not an id"),
     (lambda t: captions_of(t).update(name="c-de"), "have the same name"),
     (lambda t: captions_of(t).update(name="i-90"), "have the same name"),
-    (lambda t: captions_of(t).update(name="v240-235"), "have the same name"),
+    (lambda t: captions_of(t).update(name="v-240-235"), "have the same name"),
     (lambda t: captions_of(t).update(kind="lyrics"), "corrupt"),
     (lambda t: captions_of(t).update(language='e"n'), "corrupt"),
     (lambda t: captions_of(t).update(label="x" * 101), "corrupt"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def packaged(binary: ffmpeg.Ffmpeg, clip: Path, store: Path) -> package.Built:
-    """The real clip as a published title, its sound in stereo; nobody may modify it."""
+    """The real clip as a published title, its sound in stereo, in chunks of 64,000 bytes; nobody may modify it."""
     order = package.Order(clip, store, "bbb", "Big Buck Bunny", preset="ultrafast", channels="stereo")
-    return package.build(binary, order)
+    return package.build(binary, replace(order, chunk_bytes=64_000))
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
     for track in tracks:
         expected = float(track.reason.split()[2])
         assert track.quality["vmaf"] == pytest.approx(expected, abs=2)
-        assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[1]), rel=0.15)
+        assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[2]), rel=0.15)
     assert tracks[-1].quality["vmaf"] <= 96
 
 
@@ -183,7 +183,7 @@ def test_a_ladder_of_one_s_own(binary: Ffmpeg, small: Path, tmp_path: Path) -> N
         "[[rungs]]\nlines = 2160\nkbps = 9000\n"
     )
     built = package.build(binary, Order(small, tmp_path, "t", "T", preset="ultrafast", ladder=str(path)))
-    assert [(track.name, track.width) for track in built.title.tracks] == [("v360-400", 640), ("v360-200-av1", 640)]
+    assert [(track.name, track.width) for track in built.title.tracks] == [("v-360-400", 640), ("v-360-200-av1", 640)]
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ def test_build(run: Run, make: Callable[..., Path], tmp_path: Path) -> None:
     told = json.loads(out)
     assert status == 0
     assert sorted(told) == ["bytes", "encoded", "path", "pieces", "seconds", "title", "tracks", "version"]
-    assert (told["title"], told["tracks"], told["seconds"]) == ("small-clip", ["v240-235"], 9)
+    assert (told["title"], told["tracks"], told["seconds"]) == ("small-clip", ["v-240-235"], 9)
     assert told["bytes"] == sum(f.stat().st_size for f in Path(told["path"]).iterdir() if f.name != "title.json")
     status, out, err = run(*arguments)
     assert (status, out.splitlines()[-1]) == (0, f"published {told['path']}")
@@ -53,16 +53,18 @@ def test_verify(run: Run, packaged: Built, tmp_path: Path) -> None:
     """verify exits 0 for a sound title, and 1 naming file and chunk after one byte was flipped."""
     assert run("verify", packaged.path.parent)[0] == 0
     copy = shutil.copytree(packaged.path, tmp_path / "bbb" / packaged.version)
-    with (copy / "v720-3000.mp4").open("r+b") as file:
-        file.seek(1000)
-        file.write(b"?")
+    with (copy / "v-720-3000.mp4").open("r+b") as file:
+        file.seek(200_000)
+        byte = file.read(1)
+        file.seek(200_000)
+        file.write(bytes([byte[0] ^ 1]))
     status, out, err = run("verify", tmp_path / "bbb")
     assert (status, out) == (1, "")
-    assert "v720-3000.mp4 is corrupt in chunk 0" in err
+    assert "v-720-3000.mp4 is corrupt in chunk 3 (bytes 192000 to 255999)" in err
     status, out, _ = run("verify", tmp_path / "bbb", "--json")
     told = json.loads(out)
     assert (status, told["ok"]) == (1, False)
-    assert told["versions"][0]["problems"][0]["file"] == "v720-3000.mp4"
+    assert told["versions"][0]["problems"][0]["file"] == "v-720-3000.mp4"
 
 
 def test_inspect(run: Run, packaged: Built) -> None:
@@ -78,7 +80,7 @@ def test_ladder(run: Run, clip: Path) -> None:
     """ladder shows the rungs, with reasons, and encodes nothing."""
     status, out, _ = run("ladder", clip)
     assert status == 0
-    assert "v720-3000" in out
+    assert "v-720-3000" in out
     told = json.loads(run("ladder", clip, "--json")[1])
     assert [rung["kbps"] for rung in told["rungs"]] == [235, 375, 560, 750, 1050, 1750, 2350, 3000]
     assert told["notes"] == ["its 5.1 audio is there in stereo, too"]

@@ -80,7 +80,7 @@ def test_a_title_in_another_codec(binary: ffmpeg.Ffmpeg, make: Make, tmp_path: P
     built = package.build(binary, order)
     assert verify(built.path).problems == []
     plain, other = built.title.tracks
-    assert (plain.name, other.name) == ("v240-235", f"v240-{164 if codec == 'hevc' else 141}-{codec}")
+    assert (plain.name, other.name) == ("v-240-235", f"v-240-{164 if codec == 'hevc' else 141}-{codec}")
     assert other.codecs.startswith(told)
     assert (other.segments, other.duration, other.timescale) == (plain.segments, plain.duration, plain.timescale)
     for track in built.title.tracks:

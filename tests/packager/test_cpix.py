@@ -19,11 +19,11 @@ KEY = "000102030405060708090a0b0c0d0e0f"
 PLAIN = base64.b64encode(bytes.fromhex(KEY)).decode()
 WIDEVINE, PLAYREADY = "edef8ba9-79d6-4ace-a3c8-27dcd51d21ed", "9a04f079-9840-4286-ab92-e65be0885f95"
 FAIRPLAY = "94ce86fb-07ff-4f43-adb8-93d2fa968ca2"
-SD = About("v360-500", "video", 640 * 360, 25.0, bps=500_000)
-HD = About("v1080-5000", "video", 1920 * 1080, 30.0, bps=5_000_000)
-UHD = About("v2160-9000", "video", 3840 * 2160, 60.0, bps=9_000_000)
-STEREO = About("a-en-2", "audio", channels=2, bps=128_000)
-SURROUND = About("a-en-6", "audio", channels=6, bps=384_000)
+SD = About("v-360-500", "video", 640 * 360, 25.0, bps=500_000)
+HD = About("v-1080-5000", "video", 1920 * 1080, 30.0, bps=5_000_000)
+UHD = About("v-2160-9000", "video", 3840 * 2160, 60.0, bps=9_000_000)
+STEREO = About("a-en-128", "audio", channels=2, bps=128_000)
+SURROUND = About("a-en-384", "audio", channels=6, bps=384_000)
 
 
 def key(kid: str = ONE, attributes: str = "", value: str = f"<p:PlainValue>{PLAIN}</p:PlainValue>") -> str:
@@ -98,13 +98,13 @@ def test_intended_types_count_where_there_are_no_filters() -> None:
     rules = rule(ONE, attributes='intendedTrackType="SD+HD"') + rule(TWO, attributes='intendedTrackType="AUDIO"')
     found = parse(document(key(ONE) + key(TWO), rules))
     assert [found.kid(track) for track in (SD, HD, STEREO)] == [KID, KID, OTHER]
-    with pytest.raises(ConfigError, match="no key for the track v2160-9000"):
+    with pytest.raises(ConfigError, match="no key for the track v-2160-9000"):
         found.kid(UHD)
 
 
 def test_a_track_with_two_keys_is_refused() -> None:
     found = parse(document(key(ONE) + key(TWO), rule(ONE, "<VideoFilter/>") + rule(TWO)))
-    with pytest.raises(ConfigError, match="v360-500 has 2 keys"):
+    with pytest.raises(ConfigError, match="v-360-500 has 2 keys"):
         found.kid(SD)
 
 

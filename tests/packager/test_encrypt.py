@@ -251,8 +251,8 @@ def test_opus_is_encrypted_as_well(make: Any, shaka: encrypt.ShakaPackager, sche
     sound = make("opus.mp4", "-f", "lavfi", "-i", "sine=440:d=2", "-c:a", "libopus", "-b:a", "64k")
     track, _ = cmaf.write_track([sound], tmp_path / "clear.mp4", [])
     how = Encryption(shaka, scheme, keys.given([f"{AUDIO}:{KEYS[AUDIO]}"]))
-    sealer = Sealer(how, how.protection([About("a-und-2", "audio")]), tmp_path)
-    found = sealer.seal("a-und-2", tmp_path / "clear.mp4", len(track.samples.sizes))
+    sealer = Sealer(how, how.protection([About("a-und-128", "audio")]), tmp_path, 4)
+    found = sealer.seal("a-und-128", tmp_path / "clear.mp4", len(track.samples.sizes))
     _, index = cmaf.write_track([sound], tmp_path / "out.mp4", [], sealed=found)
     data, plain = (tmp_path / "out.mp4").read_bytes(), (tmp_path / "clear.mp4").read_bytes()
     moov = bytes(inside(data[: index.init_bytes], "moov"))
@@ -327,12 +327,12 @@ def test_tracks_with_different_keys_are_sets_between_which_players_may_switch(
 ) -> None:
     read, _ = title_format.read(built["cenc"].path)
     first, *_, sound = read.tracks
-    second = structs.replace(first, name="v72-200")
+    second = structs.replace(first, name="v-72-200")
     assert read.protection
-    protection = structs.replace(read.protection, kids={first.name: VIDEO, "v72-200": AUDIO, sound.name: AUDIO})
+    protection = structs.replace(read.protection, kids={first.name: VIDEO, "v-72-200": AUDIO, sound.name: AUDIO})
     tracks = [first, second, sound]
     indexes = {
-        track.name: index_of(built["cenc"], {"v72-200": first.name}.get(track.name, track.name)) for track in tracks
+        track.name: index_of(built["cenc"], {"v-72-200": first.name}.get(track.name, track.name)) for track in tracks
     }
     made = structs.replace(read, protection=protection, periods=[structs.replace(read.periods[0], tracks=tracks)])
     sets = ET.fromstring(dash.mpd(made, indexes)).findall(".//AdaptationSet", NS)
@@ -378,7 +378,7 @@ def test_keys_show_nowhere(
     assert status == 0
     protection = json.loads(out)[0]["protection"]
     assert protection["scheme"] == "cbcs"
-    assert protection["kids"] == {"v72-235": VIDEO, "a-und-1": AUDIO}
+    assert protection["kids"] == {"v-72-235": VIDEO, "a-und-64": AUDIO}
     out = run("inspect", store / "x")[1]
     assert "encrypted with cbcs" in out
     assert VIDEO in out.replace("\n", "") or VIDEO[:8] in out
@@ -403,9 +403,9 @@ def test_a_title_by_a_cpix_document(run: Any, small: Path, tmp_path: Path) -> No
     directory = Path(json.loads(out)["path"])
     protection = title_format.read(directory)[0].protection
     assert protection
-    assert protection.kids == {"v72-235": test_cpix.KID, "a-und-1": test_cpix.OTHER}
+    assert protection.kids == {"v-72-235": test_cpix.KID, "a-und-64": test_cpix.OTHER}
     assert (directory / "manifest.mpd").read_text().count(f">{box}</cenc:pssh>") == 1
-    for name, there in (("v72-235", True), ("a-und-1", False)):
+    for name, there in (("v-72-235", True), ("a-und-64", False)):
         assert (base64.b64decode(box) in (directory / f"{name}.mp4").read_bytes()) is there
         assert (box in (directory / f"{name}.m3u8").read_text()) is there
 
@@ -415,7 +415,7 @@ def test_what_shaka_packager_says_is_passed_on_without_the_key(tmp_path: Path, s
     script.write_text('#!/bin/sh\necho "no good: $FLAGS_keys" | tr a-f A-F >&2\nexit 1\n')
     script.chmod(0o755)
     how = Encryption(encrypt.ShakaPackager(script, "3.8"), "cenc", keys.given([f"{VIDEO}:{KEYS[VIDEO]}"]))
-    sealer = Sealer(how, how.protection([About("v1", "video")]), tmp_path)
+    sealer = Sealer(how, how.protection([About("v1", "video")]), tmp_path, 4)
     with pytest.raises(EncryptError, match=r"track v1 could not be encrypted with cenc: .*no gooD: .*<key>$"):
         sealer.seal("v1", small, 10)
 
@@ -455,8 +455,8 @@ BAD = [
     (("--encrypt", "cenc", "--key", f"{KEYS[VIDEO]}={LINE}"), "cannot be for what is said there"),
     (("--encrypt", "cenc", "--key", LINE, "--key", f"sd={VIDEO}:{KEYS[AUDIO]}"), "two keys with the key id"),
     (("--encrypt", "cenc", "--key", LINE, "--key", f"{AUDIO}:{KEYS[AUDIO]}"), "two keys for all tracks"),
-    (("--encrypt", "cenc", "--key", f"video={LINE}"), "no key for the track a-und-1: give one that is for audio"),
-    (("--encrypt", "cenc", "--key", f"uhd={LINE}", "--key", f"audio={LINE}"), "no key for the track v72-235"),
+    (("--encrypt", "cenc", "--key", f"video={LINE}"), "no key for the track a-und-64: give one that is for audio"),
+    (("--encrypt", "cenc", "--key", f"uhd={LINE}", "--key", f"audio={LINE}"), "no key for the track v-72-235"),
     (("--encrypt", "cenc", "--key", LINE, "--clearkey-url", "keys"), "the ClearKey URL 'keys' is not an absolute"),
     (("--encrypt", "cenc", "--key", LINE, "--key-url", 'http://k/"'), "the key URL"),
     (
@@ -517,7 +517,7 @@ def written(built: dict[str, package.Built], shaka: encrypt.ShakaPackager, tmp_p
     clear = folder / "clear.mp4"
     shutil.copy(built["clear"].path / f"{built['clear'].title.tracks[0].name}.mp4", clear)
     how = Encryption(shaka, "cenc", keys.given([f"{VIDEO}:{KEYS[VIDEO]}"]))
-    sealer = Sealer(how, how.protection([About("v1", "video")]), folder)
+    sealer = Sealer(how, how.protection([About("v1", "video")]), folder, 4)
     return sealer.seal("v1", clear, 100).path.read_bytes()
 
 

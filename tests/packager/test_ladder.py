@@ -13,13 +13,13 @@ from packager.ladder.rungs import RATES, ladder
 @pytest.mark.parametrize(
     ("size", "tracks"),
     [
-        ((1920, 1080), [f"v{lines}-{kbps}" for kbps, lines in RATES]),
-        ((3840, 2160), [f"v{lines}-{kbps}" for kbps, lines in RATES]),
-        ((1280, 720), [f"v{lines}-{kbps}" for kbps, lines in RATES[:8]]),
-        ((1280, 719), [f"v{lines}-{kbps}" for kbps, lines in RATES[:6]]),
-        ((320, 240), ["v240-235"]),
-        ((320, 180), ["v180-235"]),
-        ((3, 3), ["v4-235"]),
+        ((1920, 1080), [f"v-{lines}-{kbps}" for kbps, lines in RATES]),
+        ((3840, 2160), [f"v-{lines}-{kbps}" for kbps, lines in RATES]),
+        ((1280, 720), [f"v-{lines}-{kbps}" for kbps, lines in RATES[:8]]),
+        ((1280, 719), [f"v-{lines}-{kbps}" for kbps, lines in RATES[:6]]),
+        ((320, 240), ["v-240-235"]),
+        ((320, 180), ["v-180-235"]),
+        ((3, 3), ["v-4-235"]),
     ],
 )
 def test_rungs(size: tuple[int, int], tracks: list[str]) -> None:

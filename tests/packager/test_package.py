@@ -127,7 +127,7 @@ def test_rotated(binary: Ffmpeg, make: Make, tmp_path: Path) -> None:
     turned = make("turned6.mp4", "-display_rotation", "90", "-i", str(upright), "-c", "copy")
     built = build(binary, turned, tmp_path)
     assert [(track.width, track.height) for track in built.title.tracks] == [(180, 240), (216, 288)]
-    assert shown(built.path / "v240-235.mp4", "stream=width,height:stream_side_data=rotation") == "180,240"
+    assert shown(built.path / "v-240-235.mp4", "stream=width,height:stream_side_data=rotation") == "180,240"
 
 
 @pytest.mark.parametrize(("loop_to", "frames"), [(10, 250), (5, 132), (5.5, 138)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from oca.errors import ConfigError, OcaError
+from oca.ids import is_track
 from oca.store.content import FILLING
 from oca.store.verify import verify
 from oca.title import model as title_format
@@ -82,15 +83,16 @@ def sounds(built: Built) -> list[Track]:
 def test_every_stream_becomes_tracks(built: Built) -> None:
     """The main one first, its 5.1 in stereo as well, each in both codecs; and all end with the pictures."""
     wanted = [
-        ("a-en-2", "en", "English", "main", 2),
-        ("a-en-6", "en", "English", "main", 6),
-        ("a-de-2", "de", "German", "alternate", 2),
-        ("a-en-1-2", "en", "English, audio description", "description", 1),
-        ("a-en-1-3", "en", "The Director", "commentary", 1),
+        ("a-en-128", "en", "English", "main", 2),
+        ("a-en-384", "en", "English", "main", 6),
+        ("a-de-128", "de", "German", "alternate", 2),
+        ("a-en-64-2", "en", "English, audio description", "description", 1),
+        ("a-en-64-3", "en", "The Director", "commentary", 1),
     ]
-    for codec, end in (("mp4a.40.2", ""), ("opus", "-opus")):
+    opus = ("a-en-96-opus", "a-en-256-opus", "a-de-96-opus", "a-en-48-2-opus", "a-en-48-3-opus")
+    for codec, names in (("mp4a.40.2", [each[0] for each in wanted]), ("opus", opus)):
         said = [(t.name, t.language, t.label, t.role, t.channels) for t in sounds(built) if t.codecs == codec]
-        assert said == [(name + end, *what) for name, *what in wanted]
+        assert said == [(name, *what) for name, (_, *what) in zip(names, wanted, strict=True)]
     assert {(t.seconds, t.segments, t.sample_rate) for t in sounds(built)} == {(9.0, 3, 48_000)}
     assert verify(built.path).problems == []
     assert title_format.read(built.path)[0] == built.title
@@ -242,7 +244,7 @@ def test_odd_layouts(binary: Ffmpeg, make: Make, tmp_path: Path) -> None:
     stereo = package.build(
         binary, Order(path, tmp_path / "out", "t", "T", preset="ultrafast", channels="stereo", audio="first")
     )
-    assert [(track.name, track.channels, track.label) for track in sounds(stereo)] == [("a-und-2", 2, "")]
+    assert [(track.name, track.channels, track.label) for track in sounds(stereo)] == [("a-und-128", 2, "")]
     assert stereo.notes == ["its mono audio becomes stereo"]
 
 
@@ -280,7 +282,28 @@ def test_labels_differ() -> None:
     streams_ = [replace(FOUND[0], number=n, title=title) for n, title in enumerate(("", "Mix", "", "Mix"))]
     made = renditions.renditions(streams_, ("aac",), "source")
     assert [each.label for each in made] == ["German", "Mix", "German 2", "Mix 2"]
-    assert [each.name for each in made] == ["a-de-2", "a-de-2-2", "a-de-2-3", "a-de-2-4"]
+    assert [each.name for each in made] == ["a-de-128", "a-de-128-2", "a-de-128-3", "a-de-128-4"]
+
+
+def test_names_differ_and_are_names_of_tracks() -> None:
+    """Whatever the languages; those that are too long, or look like another's number."""
+    tongues = [
+        "en",
+        "en",
+        "en-64",
+        "EN",
+        "sl-rozaj-biske-1994",
+        "sl-rozaj-biske-1995",
+        "eng",
+        "und",
+        "abcdefgh-a1-b2-c3",
+    ]
+    streams_ = [replace(FOUND[0], number=n, language=each) for n, each in enumerate(tongues)]
+    made = renditions.renditions(streams_ * 8, ("aac", "opus"), "source")
+    names = [each.name for each in made]
+    assert len(set(names)) == len(names)
+    assert all(map(is_track, names))
+    assert names[:3] == ["a-en-128", "a-en-96-opus", "a-en-128-2"]
 
 
 # As 5.1 and 9 say it.
@@ -356,7 +379,7 @@ def test_a_stream_that_cannot_be_decoded(binary: Ffmpeg, run: Run, film: Path, t
     head, _, rest = video.read_bytes().rpartition(b"sowt")
     video.write_bytes(head + b"ac-4" + rest)
     status, out, err = run("build", video, "--out", tmp_path / "out", "--preset", "ultrafast", "--json")
-    assert (status, json.loads(out)["tracks"]) == (0, ["v36-235", "a-de-2"])
+    assert (status, json.loads(out)["tracks"]) == (0, ["v-36-235", "a-de-128"])
     assert "note: its audio stream 2 was left out: this ffmpeg cannot decode" in err
     status, _, err = run("build", video, "--out", tmp_path / "out", "--audio", "en")
     assert (status, err.count("\n")) == (1, 1)

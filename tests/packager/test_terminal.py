@@ -51,11 +51,11 @@ def test_a_row_for_each_rung(make: Callable[..., Path], tmp_path: Path) -> None:
     last = [row.rstrip() for row in rows if "100%" in row][-11:]
     assert [row.split()[0] for row in last] == [
         "encode",
-        *("v240-235", "v288-375", "v384-560", "v384-750"),
-        *("v240-164-hevc", "v288-262-hevc", "v384-392-hevc", "v384-525-hevc"),
+        *("v-240-235", "v-288-375", "v-384-560", "v-384-750"),
+        *("v-240-164-hevc", "v-288-262-hevc", "v-384-392-hevc", "v-384-525-hevc"),
         *("thumbnails", "package"),
     ]
-    for name in ("encode", "v384-750", "v384-525-hevc"):
+    for name in ("encode", "v-384-750", "v-384-525-hevc"):
         assert re.fullmatch(rf" *{name} +━+ 50/50 +100% 0:00:00", next(r for r in reversed(last) if name in r))
 
 

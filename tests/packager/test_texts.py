@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def job(seconds: int, rate: Fraction = Fraction(30000, 1001), loops: int = 0) ->
 def parsed(data: bytes) -> list[tuple[int, int, str]]:
     lines = data.decode().replace("X-TIMESTAMP-MAP=MPEGTS:0,LOCAL:00:00:00.000\n", "")
     return [(cue.start, cue.end, cue.text) for cue in captions.parse(lines.encode(), "made").cues]
+
+
+@pytest.mark.parametrize(("segment", "pictures"), [(2.0, 1800), (4.0, 1800), (7.0, 1890), (90.0, 2697)])
+def test_segments_begin_where_those_of_video_do(segment: float, pictures: int) -> None:
+    """After a minute or so, of whatever length video has."""
+    whole = replace(job(600), segment=segment)
+    bounds = texts._bounds(whole, 1)
+    assert bounds[1] == pictures
+    assert all(first % whole.gop == 0 for first in bounds[:-1])
 
 
 @pytest.mark.parametrize(

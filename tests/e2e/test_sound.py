@@ -96,7 +96,7 @@ def test_players_play_every_language(
     if player is HLS:  # which goes from group to group as it goes from rung to rung
         assert {part[:5] for part in first} == {"a-en-"}
     else:
-        assert first == {"a-en-2" if title == "both" else "a-en-2-opus"}
+        assert first == {"a-en-128" if title == "both" else "a-en-96-opus"}
     assert page.evaluate("video.webkitAudioDecodedByteCount") > 1000
     assert set(page.evaluate(knows)) == {"en", "de"}
     with page.expect_request(

@@ -29,6 +29,7 @@ from oca.title import model as title
 from oca.wire import FillProgress, FillReport
 from tests.conftest import MakeTitle
 from tests.control.conftest import COVERAGE, demand_csv
+from tests.programs import said, started
 
 BIN = Path(sys.executable).parent
 
@@ -42,18 +43,17 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         'public_url = "http://control.example"\nlisten = "127.0.0.1:0"\n[api]\nopen = true\n'
     )
     command = [str(BIN / "oca-control"), "serve", "--config", str(root / "control.toml")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        told = json.loads(process.stderr.readline())
-        assert told["event"] == "serving"
-        yield f"http://127.0.0.1:{told['port']}"
+    with started(command) as process:
+        yield f"http://127.0.0.1:{said(process, 'serving')['port']}"
         process.terminate()
         process.communicate(timeout=60)
         assert process.returncode == 0
 
 
 def ocactl(url: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OCA_CONTROLLER": url, "COLUMNS": "200"}
+    # Not the token of the person who runs the tests.
+    own = {"HOME": "/nonexistent", "OCACTL_TOKEN": ""}
+    environment = os.environ | own | {"OCA_CONTROLLER": url, "COLUMNS": "200"}
     command = [str(BIN / "ocactl"), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from control import daemon, ocactl
 from control.ctl.client import ControllerError, parse_duration
@@ -39,6 +40,7 @@ def here(program: str, arguments: Sequence[str], environment: dict[str, str]) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [program, *arguments])
         patch.setattr(os, "environ", environment)
+        patch.setattr(Console, "_environ", environment)  # which is where it looks for COLUMNS
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 {"oca-control": daemon.main, "ocactl": ocactl.main}[program]()

@@ -50,7 +50,7 @@ class SlowDisk:
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
             try:
-                self._process.wait(10)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

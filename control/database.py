@@ -17,7 +17,7 @@ from control.schema import MIGRATIONS, schema_version
 from oca.errors import OcaError
 
 # How long a writer waits for the one before it.
-BUSY_S = 5.0
+BUSY_S = 30.0
 _WRITES = "oca_writes"
 
 

@@ -36,7 +36,7 @@ from oca.trust.identity import Identity, Proof
 _log = structlog.get_logger()
 _END = (signal.SIGTERM, signal.SIGINT)
 _RENEW = (signal.SIGHUP, signal.SIGUSR2)
-_CHECK_S = 20.0
+_CHECK_S = 60.0
 _LOOK_S = 1.0
 # Who reads metrics at the end gets so long; workers drain afterwards, and must not wait for them.
 _ADMIN_S = 1.0

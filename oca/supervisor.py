@@ -21,7 +21,7 @@ from oca.errors import OcaError
 from oca.http.census import Census
 
 _log = structlog.get_logger()
-_READY_S = 20.0
+_READY_S = 60.0
 _MAX_PACKET = 1 << 16
 # Stands for the puller where workers have the number of their first socket.
 _PULLER = -1

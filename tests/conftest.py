@@ -29,7 +29,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # One profile for author and CI alike: no test fails because a machine was slow, and none sees examples that another
 # run never saw. `make fuzz` is where new ones are looked for.
-hypothesis.settings.register_profile("certain", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "certain",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("certain")
 # A coroutine test that hangs fails alone, and says where it hung: pytest-timeout's signal is swallowed by uvloop, and
 # its thread ends the whole run.

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from oca.errors import FormatError, StoreError
 from oca.ids import is_id, is_version
-from oca.store.disks import GENERATION, Disks
+from oca.store.disks import GENERATION, Disks, another_time
 from oca.store.landing import Landing, record_of
 from oca.title import model as title_format
 from oca.title.model import TITLE_JSON, Title
@@ -155,7 +155,8 @@ class Store:
             self.disks.blame(directory.parents[1])
 
     def _changed(self, root: Path) -> None:
-        write_durably(root / GENERATION, uuid.uuid4().hex.encode())
+        with another_time(root / GENERATION) as path:
+            write_durably(path, uuid.uuid4().hex.encode())
 
     def directory(self, title: str, version: str) -> Path | None:
         """The directory that holds this version, or None. Links are not followed: they could lead anywhere."""

@@ -20,7 +20,7 @@ from oca.errors import StoreError
 _log = structlog.get_logger()
 FILE = ".index.db"
 _FORMAT = 1
-_BUSY_S = 10.0
+_BUSY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from yarl import URL
 
 from oca.handover import listen
 from oca.objectstore import Bucket, Keys, Place
+from tests.programs import held, port_of
 
 SECRET = "a-secret-that-nobody-may-see"
 
@@ -121,10 +122,10 @@ def service() -> Iterator[Service]:
     if named:
         yield Service(named, Keys(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]))
         return
-    with contextlib.closing(listen("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    kept = held()
+    port = port_of(kept)
     program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    moto = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    moto = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     behind = f"http://127.0.0.1:{port}"
     loop, ready = asyncio.new_event_loop(), threading.Event()
     stop = asyncio.Event()
@@ -141,7 +142,7 @@ def service() -> Iterator[Service]:
                 assert time.monotonic() < deadline, "moto does not answer"
                 time.sleep(0.1)
         door.start()
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield Service(f"http://127.0.0.1:{sock.getsockname()[1]}")
     finally:
         if door.is_alive():
@@ -149,4 +150,9 @@ def service() -> Iterator[Service]:
             door.join()
         loop.close()
         moto.terminate()
-        moto.wait(30)
+        try:
+            moto.wait(60)
+        finally:
+            moto.kill()
+            moto.wait()
+            kept.close()

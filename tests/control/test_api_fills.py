@@ -42,7 +42,10 @@ async def lease(desk: Desk, box: str) -> int | None:
     return wire.decode(data, FillLease, "lease").rate_bps
 
 
-async def test_boxes_share_the_line_of_their_site(desk: Desk, fleet: MadeTitle) -> None:
+async def test_boxes_share_the_line_of_their_site(
+    desk: Desk, fleet: MadeTitle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk.parts.fleet.leases, "_clock", lambda: 0.0)
     assert await lease(desk, "north-1") is None
     assert (await manifest(desk, "north-1")).uplink_bps is None
     assert await desk.ask("PUT", "sites/north", {"fill_bps": 1000}) == {"site": "north", "fill_bps": 1000}
@@ -144,7 +147,7 @@ async def test_what_was_filled_against_what_was_sent(desk: Desk, fleet: MadeTitl
         await desk.beat("north-1", started=started, sent_bytes=sent)
         await desk.beat("north-2", started=started, sent_bytes=10)
         for _ in range(2):
-            row, mate = await desk.ask("GET", "reports/fill?days=1")
+            row, mate = await desk.ask("GET", "reports/fill?days=2")
     filled = {"filled": 260, "uplink": 225, "given": 0}
     assert row == {"appliance": "north-1", "site": "north", "sent": 1540, "viewers": 1540, **filled}
     assert (mate["sent"], mate["given"], mate["viewers"]) == (20, 35, 0)

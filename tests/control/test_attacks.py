@@ -46,15 +46,17 @@ async def say(desk: Desk, data: bytes) -> tuple[bytes, bool]:
     reader, writer = await asyncio.open_connection("127.0.0.1", desk.server.port)
     got = b""
     try:
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(60):
-                writer.write(data)
-                while part := await reader.read(1 << 16):
-                    got += part
-                return got, True
+        async with asyncio.timeout(60):
+            writer.write(data)
+            while part := await reader.read(1 << 16):
+                got += part
+    except TimeoutError:
+        return got, False
+    except ConnectionError:
+        pass  # a reset is an end, too
     finally:
         writer.close()
-    return got, False
+    return got, True
 
 
 def statuses(data: bytes) -> list[int]:

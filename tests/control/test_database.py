@@ -21,6 +21,7 @@ from control.schema import MIGRATIONS
 from control.state import State
 from control.titles.catalog import Catalog
 from tests.conftest import MakeTitle
+from tests.programs import started
 
 OCA_CONTROL = str(Path(sys.executable).with_name("oca-control"))
 
@@ -250,10 +251,10 @@ def test_signals_end_it_well(tmp_path: Path, number: signal.Signals) -> None:
     """READY is told when it serves; after the signal it exits with 0."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
-        notify.settimeout(30)
+        notify.settimeout(60)
         environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
         command = [OCA_CONTROL, "serve", "--config", str(settings(tmp_path))]
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        with started(command, env=environment) as process:
             assert notify.recv(100) == b"READY=1"
             process.send_signal(number)
             _, said = process.communicate(timeout=60)

@@ -45,6 +45,7 @@ from oca.trust.identity import Identity, Proof
 from oca.trust.revocations import RevocationsFile
 from oca.trust.wire_enrolment import Authorities, Certified, CodeMade, Enrolment, Renewal, Revoked
 from tests.control.conftest import Desk, Start
+from tests.programs import said, started
 
 DAY = 86_400.0
 BIN = Path(sys.executable).parent
@@ -303,10 +304,10 @@ async def test_nothing_is_said_to_a_stranger(fleet: Fleet) -> None:
     own.key.write_bytes(keyfile.pem(key))
     own.certificate.write_text(made.pem)
     inside = await fleet.enrolled("north-2")
-    for pretended, said in ((own, "is not a controller of this fleet"), (inside, "which has no business here")):
+    for pretended, words in ((own, "is not a controller of this fleet"), (inside, "which has no business here")):
         between = Eavesdropper(fleet, pretended)
         async with between.listening() as url:
-            with pytest.raises(EnrolmentError, match=said):
+            with pytest.raises(EnrolmentError, match=words):
                 await enrol(files, "north-1", url, code, fleet.authority.fingerprint)
         assert between.heard.count(b"HTTP/1.1") == 1
         assert between.heard.startswith(b"GET /api/v1/authorities HTTP/1.1\r\n")
@@ -644,28 +645,25 @@ url = "http://127.0.0.1:8080"
 identity = "{tmp_path}/identity"
 """)
     control = ("--config", str(tmp_path / "control.toml"))
-    with subprocess.Popen(
-        [str(BIN / "oca-control"), "serve", *control], stderr=subprocess.PIPE, text=True
-    ) as serving:
+    with started([str(BIN / "oca-control"), "serve", *control]) as serving:
         try:
-            assert serving.stderr is not None
-            told = json.loads(serving.stderr.readline())
+            told = said(serving, "serving")
             at, secure = f"http://127.0.0.1:{told['port']}", f"https://127.0.0.1:{told['tls_port']}"
             add = ("appliance", "add", "north-1", "--site", "north", "--url", "http://127.0.0.1:8080")
             added = _run("ocactl", *add, OCA_CONTROLLER=at)
             assert added.returncode == 0, added.stderr
             typed = added.stdout.splitlines()[-1].split()
             assert typed[:3] == ["sudo", "oca", "enrol"]
-            said = dict(zip(typed[3::2], typed[4::2], strict=True))
-            assert said.keys() == {"--config", "--user", "--controller", "--code", "--authority"}
+            shown_once = dict(zip(typed[3::2], typed[4::2], strict=True))
+            assert shown_once.keys() == {"--config", "--user", "--controller", "--code", "--authority"}
             assert _run("ocactl", *add, OCA_CONTROLLER=at).stdout.count("\n") == 1
             shown = json.loads(_run("oca-control", "authority", "show", "--json", *control).stdout)
-            assert [(row["fingerprint"], row["state"]) for row in shown] == [(said["--authority"], "signs")]
+            assert [(row["fingerprint"], row["state"]) for row in shown] == [(shown_once["--authority"], "signs")]
 
             # The settings left the port to the kernel, so the address printed is not the one to ask.
             enrolling = ("oca", "enrol", "--config", str(box), "--controller", secure)
-            right = (*enrolling, "--code", said["--code"], "--authority", said["--authority"])
-            wrong = _run(*enrolling, "--code", said["--code"], "--authority", "00" * 32)
+            right = (*enrolling, "--code", shown_once["--code"], "--authority", shown_once["--authority"])
+            wrong = _run(*enrolling, "--code", shown_once["--code"], "--authority", "00" * 32)
             assert (wrong.returncode, wrong.stdout) == (1, "")
             assert wrong.stderr.splitlines()[-1].startswith("error: ")
             dry = _run(*right, "--dry-run", "--json")
@@ -675,7 +673,7 @@ identity = "{tmp_path}/identity"
                 done = _run(*right, "--json")
                 assert done.returncode == 0, done.stderr
                 assert json.loads(done.stdout)["appliance"] == "north-1"
-            assert said["--code"] not in done.stderr
+            assert shown_once["--code"] not in done.stderr
             assert "north-1 is enrolled until 20" in _run(*right).stdout
             assert stat.S_IMODE((tmp_path / "identity" / "appliance.key").stat().st_mode) == 0o600
             box.write_text(f'controllers = ["{secure}"]\n' + box.read_text())

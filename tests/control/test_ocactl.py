@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from oca.title import model as title
 from oca.wire import FillProgress, FillReport
 from tests.conftest import MakeTitle
 from tests.control.conftest import COVERAGE, demand_csv
+from tests.control.test_operator_cli import Done, here, run
+from tests.programs import said, started
 
 BIN = Path(sys.executable).parent
 
@@ -42,20 +44,19 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         'public_url = "http://control.example"\nlisten = "127.0.0.1:0"\n[api]\nopen = true\n'
     )
     command = [str(BIN / "oca-control"), "serve", "--config", str(root / "control.toml")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        told = json.loads(process.stderr.readline())
-        assert told["event"] == "serving"
-        yield f"http://127.0.0.1:{told['port']}"
+    with started(command) as process:
+        yield f"http://127.0.0.1:{said(process, 'serving')['port']}"
         process.terminate()
         process.communicate(timeout=60)
         assert process.returncode == 0
 
 
-def ocactl(url: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OCA_CONTROLLER": url, "COLUMNS": "200"}
-    command = [str(BIN / "ocactl"), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+def ocactl(url: str, *arguments: object, run: Callable[[str, Sequence[str], dict[str, str]], Done] = here) -> Done:
+    """A command in this process: dozens of starts of another one take minutes on a busy machine."""
+    # Not the token of the person who runs the tests.
+    own = {"HOME": "/nonexistent", "OCACTL_TOKEN": ""}
+    environment = os.environ | own | {"OCA_CONTROLLER": url, "COLUMNS": "200"}
+    return run("ocactl", [*map(str, arguments)], environment)
 
 
 def test_an_operators_day(controller: str, make_title: MakeTitle, tmp_path: Path) -> None:
@@ -187,14 +188,14 @@ def test_waiting_for_a_fill(controller: str, make_title: MakeTitle, tmp_path: Pa
 
     arguments = ("fill", "run", "--now", "--appliance", "west-1", "--wait")
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(ocactl, controller, *arguments)
+        waiting = pool.submit(ocactl, controller, *arguments, run=run)
         report("a", "failed", "no source has it")
         done = waiting.result()
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.splitlines()[-1] == "error: west-1 could not fill: awaited v1: no source has it"
         assert "no source has it" in ocactl(controller, "fill", "status").stdout
 
-        waiting = pool.submit(ocactl, controller, *arguments)
+        waiting = pool.submit(ocactl, controller, *arguments, run=run)
         report("b", "done")
         held = wire.Inventory(
             appliance="west-1", generation="1", held=[wire.HeldTracks(made.id, made.version, ["v1", "a1"])]
@@ -346,7 +347,7 @@ def _answer(sock: socket.socket, answer: bytes) -> None:
 )
 def test_usage(line: str) -> None:
     """Usage errors exit 2."""
-    assert ocactl("http://127.0.0.1:1", *line.split()).returncode == 2
+    assert ocactl("http://127.0.0.1:1", *line.split(), run=run).returncode == 2
 
 
 def test_size() -> None:

@@ -36,7 +36,7 @@ from tests.conftest import MadeTitle, MakeTitle
 from tests.control.conftest import Desk, Start
 from tests.control.s3 import Service, service
 
-QUIET = Limits(parallel=2, connect_s=2.0, stall_s=20.0, attempts=2, backoff_s=0.01)
+QUIET = Limits(parallel=2, connect_s=60.0, stall_s=60.0, attempts=2, backoff_s=0.01)
 
 
 @pytest.fixture(scope="module")

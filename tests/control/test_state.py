@@ -13,6 +13,12 @@ from tests.conftest import MakeTitle
 from tests.control.conftest import NORTH, Desk, Start
 
 
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Controllers do not look at their database by themselves: one that is moved away has no reader just then."""
+    monkeypatch.setattr("control.app._FOLLOW_S", 3600.0)
+
+
 async def until_equal(follower: State, leader: State) -> None:
     async with asyncio.timeout(60):
         while follower.seq < leader.seq:
@@ -86,7 +92,7 @@ async def _served(desk: Desk, made_url: str) -> list[object]:
     return found
 
 
-async def test_the_database_goes_away(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None:
+async def test_the_database_goes_away(calm: None, desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None:
     """Viewers and heartbeats are answered as before; what must be stored is refused with 503; then it comes back."""
     made = make_title(tmp_path / "s")
     await desk.cover()
@@ -117,7 +123,7 @@ async def test_the_database_goes_away(desk: Desk, make_title: MakeTitle, tmp_pat
 
 
 async def test_following_outlives_an_absence(
-    desk: Desk, capsys: pytest.CaptureFixture[str], make_title: MakeTitle, tmp_path: Path
+    calm: None, desk: Desk, capsys: pytest.CaptureFixture[str], make_title: MakeTitle, tmp_path: Path
 ) -> None:
     """While the database is away that is logged once; what was written is seen when it is back."""
     leader = desk.parts.state
@@ -134,8 +140,7 @@ async def test_following_outlives_an_absence(
             logged += capsys.readouterr().out
     await asyncio.sleep(0.1)
     logged += capsys.readouterr().out
-    # The controller's own follower may say so too.
-    assert logged.count("the database is away") <= 2
+    assert logged.count("the database is away") == 1
     path.rmdir()
     (tmp_path / "aside").rename(path)
     await desk.register(make_title(tmp_path / "s"))

@@ -23,7 +23,7 @@ from oca.title.digest import CHUNK_BYTES
 from oca.wire import FillItem, FillLease, FillManifest, FillReport, Source, Sources
 from tests.conftest import MadeTitle
 
-SOON = Limits(parallel=2, connect_s=1.0, stall_s=5.0, attempts=2, backoff_s=0.01)
+SOON = Limits(parallel=2, connect_s=60.0, stall_s=60.0, attempts=2, backoff_s=0.01)
 BRISK = Pace(reask_s=0.02, patience_s=0.2, report_s=0.02)
 
 

@@ -149,7 +149,12 @@ async def test_waiting_holds_nobody_up(
     """While one track waits those after it are fetched; when the wait is over, it is fetched from afar."""
     origin = await box("origin-1")
     controller.plan((clip, ["v1", "a1"]))
-    controller.sources = lambda track: [origin.source(wait_s=0.15 if track == "v1" else 0)]
+
+    def sources(track: str) -> list[Source]:
+        over = any(name == "a1.mp4" for name, _ in origin.log)
+        return [origin.source(wait_s=0 if track == "a1" else 0.15 if over else 3600)]
+
+    controller.sources = sources
     assert await agent().look()
     check(store, clip, "a1", "v1")
     names = [name for name, _ in origin.log]
@@ -230,7 +235,12 @@ async def test_window_closes_in_the_middle(
     origin = await box("origin-1", holds=lambda name, chunk: chunk == 1)
     controller.plan((made, ["v1"]))
     controller.sources = lambda track: [origin.source()]
-    assert not await agent(closes=lambda at: at + 0.6).look()
+    now = 0.0
+    look = asyncio.create_task(agent(closes=lambda at: 100.0, clock=lambda: now).look())
+    await origin.held_back.wait()
+    await controller.told(lambda report: any(row.bytes >= CHUNK_BYTES for row in report.progress))
+    now = 100.0
+    assert not await look
     last = controller.reports[-1]
     assert (last.finished, last.outside_window) == (False, True)
     assert [row.state for row in last.progress] == ["waiting"]

@@ -30,7 +30,7 @@ from oca.title.segments import Segment, SegmentIndex
 
 VERSION = b"<v>"
 """Stands for the version of the title that is there, so that inputs outlive a change of its format."""
-_PATIENCE_S = 15.0
+_PATIENCE_S = 60.0
 _STATUS = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [A-Za-z -]+")
 _FIELD = re.compile(rb"([A-Za-z-]+): ([ -~]+)")
 # What our answers have. Anything else would be a client's words in an answer's head.

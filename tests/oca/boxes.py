@@ -29,6 +29,7 @@ from oca.miss.neighbours import FILE
 from oca.store.content import Store
 from oca.wire import HeldElsewhere, Neighbours, Source
 from tests.conftest import MadeTitle
+from tests.programs import held, port_of
 
 OCA = Path(sys.executable).with_name("oca")
 
@@ -174,9 +175,10 @@ class Box:
     ) -> None:
         self.store = directory / "box"
         self.store.mkdir(exist_ok=True)
-        self.port, self.admin = _free_port(), _free_port()
+        self._held = [held(), held()]
+        self.port, self.admin = map(port_of, self._held)
         self.settings = directory / "oca.toml"
-        defaults: dict[str, Any] = {"near_ms": 5000, "first_byte_s": 5, "stall_s": 5}
+        defaults: dict[str, Any] = {"near_ms": 60_000, "first_byte_s": 15, "stall_s": 30}
         table = "".join(f"{key} = {value}\n" for key, value in (defaults | miss).items())
         self.settings.write_text(
             f'appliance = "me"\nstore = ["{self.store}"]\nurl = "http://127.0.0.1:{self.port}"\n'
@@ -205,7 +207,7 @@ class Box:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            str(OCA), "serve", "--config", str(self.settings), stderr=asyncio.subprocess.PIPE
+            str(OCA), "serve", "--config", str(self.settings), stderr=asyncio.subprocess.PIPE, start_new_session=True
         )
         assert self.process.stderr is not None
         self.log = []
@@ -228,6 +230,12 @@ class Box:
             await asyncio.wait_for(self.process.wait(), 60)
             await self._reading
             self.process = None
+
+    async def end(self) -> None:
+        """Close its client, and let its ports go."""
+        await self.session.close()
+        for sock in self._held:
+            sock.close()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -314,18 +322,11 @@ class InsideBox(Box):
         return render(total([self._server.counters, self._told]), 0, 0, 1, 0)
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @contextlib.asynccontextmanager
 async def running(box: Box, *upstreams: Upstream) -> AsyncIterator[Box]:
     """Start the upstreams, tell the box of them, start it; all ends with the block."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(box.session.close)
+        stack.push_async_callback(box.end)
         for upstream in upstreams:
             await upstream.start()
             stack.push_async_callback(upstream.stop)

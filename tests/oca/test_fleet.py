@@ -36,7 +36,7 @@ from tests.oca.test_identity import NOW, Fleet
 from tests.oca.test_serving import until
 from tests.oca.test_token import hmac, key_file
 
-QUICK = Limits(attempts=2, backoff_s=0.01)
+QUICK = Limits(connect_s=60.0, stall_s=60.0, attempts=2, backoff_s=0.01)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def fleet(tmp_path: Path) -> Fleet:
 def own_certificates(tmp_path: Path) -> TlsSettings:
     """What viewers are shown."""
     chain, key = certificate.make(tmp_path / "tls", ["localhost", "127.0.0.1"])
-    return TlsSettings(certificates=[CertificateSettings(chain=str(chain), key=str(key))], handshake_s=5)
+    return TlsSettings(certificates=[CertificateSettings(chain=str(chain), key=str(key))], handshake_s=60)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_nobody_else_fetches(guarded: tuple[Running, MadeTitle], fleet: Fl
     def outcome(context: ssl.SSLContext, name: str = FLEET) -> bytes:
         """What a client gets for its first request; nothing if it is not let in."""
         with contextlib.suppress(OSError):
-            sock = socket.create_connection(("127.0.0.1", running.port), 5)
+            sock = socket.create_connection(("127.0.0.1", running.port), 60)
             with context.wrap_socket(sock, server_hostname=name) as secured:
                 secured.sendall(f"GET {made.url}/title.json HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 return secured.recv(20)
@@ -199,7 +199,7 @@ async def test_a_revoked_box_is_not_let_in(guarded: tuple[Running, MadeTitle], f
     running, made = guarded
     revoked, other = fleet.box("north-2"), fleet.box("north-3")
     assert await fetched(source(running), made, prover(other)) == ""
-    peer = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", running.port), 20)
+    peer = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", running.port), 60)
     context = client_context(revoked, ("appliance",))
     secured = await asyncio.to_thread(context.wrap_socket, peer, server_hostname=FLEET)
     with secured:

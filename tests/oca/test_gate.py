@@ -175,7 +175,7 @@ def test_what_is_too_long_is_not_remembered(keys: Path) -> None:
     assert len(gate._bad) == 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.text() | st.binary().map(base64url), st.text(), st.text())
 def test_whatever_is_shown_is_refused_in_a_sentence(keys: Path, token: str, path: str, client: str) -> None:
     gate = Gate(TokenSettings(keys=str(keys)))

@@ -366,7 +366,7 @@ async def pair() -> tuple[socket.socket, socket.socket]:
         theirs = socket.create_connection(listening.getsockname())
         ours, _ = listening.accept()
     ours.setblocking(False)
-    theirs.settimeout(10)
+    theirs.settimeout(60)
     return ours, theirs
 
 
@@ -505,7 +505,7 @@ class Box(Appliance):
 
     def ask(self, made: MadeTitle, source: str = "127.0.0.1") -> int:
         """Status of one answer on a fresh connection, which stays open if it is 200."""
-        client = socket.create_connection(("127.0.0.1", self.port), 10, source_address=(source, 0))
+        client = socket.create_connection(("127.0.0.1", self.port), 60, source_address=(source, 0))
         client.sendall(f"GET {made.url}/v1/2.m4s HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         got = b""
         while b"\r\n\r\n" not in got:
@@ -529,8 +529,7 @@ def box(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
     made = Box(tmp_path, 2, request.param)
     yield made
     made.let_go()
-    if made.process is not None:
-        made.stop(signal.SIGKILL)
+    made.end()
 
 
 @pytest.mark.long
@@ -581,7 +580,7 @@ def test_old_workers_count_while_they_drain(box: Box, make_title: MakeTitle) -> 
     for _ in range(4):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(("127.0.0.1", box.port))
         client.sendall(f"GET {made.url}/v1/1.m4s HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert b"200 OK" in client.recv(15)
@@ -642,7 +641,7 @@ def test_thousands_who_hold_connections_cost_little_and_stop_nobody(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             # Reset when it is closed, so that thousands of ports are free again at once.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(10)
+            client.settimeout(60)
             client.connect(("127.0.0.1", box.port))
             if line:
                 client.sendall(line.encode())

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -54,7 +53,7 @@ def trusting(*certificates: CertificateSettings) -> ssl.SSLContext:
 
 def talk(port: int, context: ssl.SSLContext, name: str = "localhost", **more: Any) -> ssl.SSLSocket:
     """A blocking connection whose handshake is done; to be used in a thread, beside the server's loop."""
-    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5), server_hostname=name, **more)
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 60), server_hostname=name, **more)
 
 
 def fetch(sock: ssl.SSLSocket, path: str) -> bytes:
@@ -124,7 +123,7 @@ async def test_head_and_first_bytes_share_a_record(big: tuple[Running, MadeTitle
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         assert running.trusted is not None
         session = running.trusted.wrap_bio(incoming, outgoing, server_hostname="localhost")
-        with socket.create_connection(("127.0.0.1", running.port), 5) as sock:
+        with socket.create_connection(("127.0.0.1", running.port), 60) as sock:
             while True:
                 try:
                     session.do_handshake()
@@ -507,8 +506,7 @@ def box(tmp_path: Path, own_certificate: CertificateSettings) -> Iterator[Applia
     names = f"chain = {json.dumps(own_certificate.chain)}\nkey = {json.dumps(own_certificate.key)}\n"
     made.settings.write_text(f"{told}[[tls.certificates]]\n{names}")
     yield made
-    if made.process is not None:
-        made.stop(signal.SIGKILL)
+    made.end()
 
 
 async def test_an_appliance_serves_over_tls(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from oca.errors import FormatError, StoreError
+from oca.store import content
 from oca.store.content import FILLING, Store, write_durably
+from oca.store.disks import GENERATION
 
 
 @pytest.fixture
@@ -58,6 +60,22 @@ def test_every_change_gives_another_generation(store: Store, make_title) -> None
     seen.append(store.generation())
     assert len(set(seen)) == 3
     assert store.generation() == seen[-1]
+
+
+def test_changes_within_a_tick_of_the_clock_of_files_differ(store: Store, make_title, monkeypatch) -> None:
+    """As on kernels whose files get their times in steps."""
+    made = make_title(store.roots[0])
+    at = (store.roots[0] / GENERATION).stat().st_mtime_ns
+    write = content.write_durably
+
+    def stepwise(path: Path, data: bytes) -> None:
+        write(path, data)
+        os.utime(path, ns=(at, at))
+
+    monkeypatch.setattr(content, "write_durably", stepwise)
+    before = store.generation()
+    store.remove_track(store.held(made.id, made.version), "v1")
+    assert store.generation() != before
 
 
 def test_a_version_leaves_with_its_last_track(store: Store, make_title) -> None:

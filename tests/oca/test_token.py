@@ -323,7 +323,7 @@ def test_a_token_is_written_in_one_way(tmp_path: Path, kind: str) -> None:
             open_token(base64url(sealed.replace(b"\xa0", b"\xa1\x04\x41x", 1)), keys, NOW)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.one_of(st.text(), st.binary().map(base64url), st.binary().map(lambda data: base64url(b"\xd1\x84" + data))))
 def test_any_text_is_refused_with_a_sentence(tmp_path: Path, token: str) -> None:
     with pytest.raises(TokenError):

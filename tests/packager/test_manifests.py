@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import struct
-import subprocess
 import sys
 import urllib.request
 import xml.etree.ElementTree as ET
@@ -20,6 +18,7 @@ from oca.title import model as title_format
 from oca.title.segments import SegmentIndex
 from packager.ffmpeg import Ffmpeg
 from packager.package import Built
+from tests.programs import held, port_of, started
 
 OCA = Path(sys.executable).with_name("oca")
 NS = {"": "urn:mpeg:dash:schema:mpd:2011"}
@@ -32,26 +31,24 @@ def served(packaged: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The URL, up to its last slash, of the packaged clip at the program `oca serve`."""
     home = tmp_path_factory.mktemp("box")
     shutil.copytree(packaged.path.parent, home / "store" / "bbb")
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        here, admin = (f"127.0.0.1:{each.getsockname()[1]}" for each in (one, two))
-    (home / "oca.toml").write_text(
-        f'appliance = "me"\nstore = ["{home}/store"]\nurl = "http://{here}"\nlisten = "{here}"\n'
-        f'admin = "{admin}"\nworkers = 1\n'
-    )
-    with subprocess.Popen([OCA, "serve", "--config", home / "oca.toml"], stderr=subprocess.PIPE, text=True) as box:
-        assert box.stderr is not None
-        said = []
-        for line in box.stderr:
-            said.append(line)
-            if '"event": "serving"' in line:
-                break
-        else:
-            pytest.fail(f"it ended: {said}")
-        yield f"http://{here}/t/bbb/{packaged.version}/"
-        box.terminate()
-        box.communicate(timeout=60)
+    with held() as one, held() as two:
+        here, admin = (f"127.0.0.1:{port_of(each)}" for each in (one, two))
+        (home / "oca.toml").write_text(
+            f'appliance = "me"\nstore = ["{home}/store"]\nurl = "http://{here}"\nlisten = "{here}"\n'
+            f'admin = "{admin}"\nworkers = 1\n'
+        )
+        with started([OCA, "serve", "--config", home / "oca.toml"]) as box:
+            assert box.stderr is not None
+            said = []
+            for line in box.stderr:
+                said.append(line)
+                if '"event": "serving"' in line:
+                    break
+            else:
+                pytest.fail(f"it ended: {said}")
+            yield f"http://{here}/t/bbb/{packaged.version}/"
+            box.terminate()
+            box.wait(60)
 
 
 def index_of(packaged: Built, track: str) -> SegmentIndex:

@@ -59,7 +59,9 @@ def test_other_files(make: Make, name: str, arguments: tuple[str, ...], sentence
         read_track(make(name, *arguments))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=300
+)
 @given(data=st.data())
 def test_corrupt_tables(progressive: Path, tmp_path: Path, data: st.DataObject) -> None:
     """Whatever a byte of the tables becomes: the file is read within its bounds, or refused in a sentence."""

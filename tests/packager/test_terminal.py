@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from packager import terminal
 from packager.terminal import Lines
 
 
@@ -59,8 +60,9 @@ def test_a_row_for_each_rung(make: Callable[..., Path], tmp_path: Path) -> None:
         assert re.fullmatch(rf" *{name} +━+ 50/50 +100% 0:00:00", next(r for r in reversed(last) if name in r))
 
 
-def test_lines_of_tracks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_tracks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracks are told in the line of their step, which comes once a second, and at its end; the next has none."""
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 1000.0)
     with Lines() as lines:
         for done in (0, 50, 80, 100):
             lines.step("encode v1", done, 100)

@@ -21,6 +21,14 @@ def programs(directory: Path) -> list[str]:
     return found
 
 
+def appear(directory: Path, *names: str, seconds: float = DEADLINE_S) -> None:
+    """Wait until processes run that use this directory and have these names in their command lines."""
+    deadline = time.monotonic() + seconds
+    while missing := [name for name in names if not any(name in line for line in programs(directory))]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.1)
+
+
 def gone(directory: Path) -> None:
     """Wait until no process uses this directory."""
     deadline = time.monotonic() + DEADLINE_S

@@ -16,7 +16,7 @@ from playwright.sync_api import Page
 
 from oca.title import segments
 from oca.title.model import read
-from tests.bench.programs import DEADLINE_S, gone, programs
+from tests.bench.programs import DEADLINE_S, appear, gone
 
 BENCH = Path(sys.executable).with_name("oca-bench")
 CLIP = Path(__file__).parents[1] / "media" / "bigbuckbunny.mp4"
@@ -76,11 +76,8 @@ def test_once_watches_everything_loses_an_appliance_and_watches_it_again(tmp_pat
 def test_its_end_ends_every_process(tmp_path: Path, begin: Begin, number: int, during: str) -> None:
     """In the middle of its work, too, and even if it cannot do anything about it."""
     process = begin()
-    deadline = time.monotonic() + 2 * DEADLINE_S
-    while not any(during in line for line in programs(tmp_path)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
+    appear(tmp_path, during, seconds=3 * DEADLINE_S)
+    assert process.poll() is None
     process.send_signal(number)
     assert process.wait(DEADLINE_S) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
     gone(tmp_path)

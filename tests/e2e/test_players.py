@@ -149,15 +149,14 @@ def front() -> Iterator[str]:
 async def page() -> AsyncIterator[Page]:
     """A page of a browser of its own, whose files are gone afterwards."""
     # Chromium has a socket in there, whose path may have 107 bytes at most.
-    folder = tempfile.mkdtemp(prefix="oca-", dir="/tmp")
-    async with async_playwright() as playwright:
-        launching = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=FLAGS, env={**os.environ, "TMPDIR": folder}
-        )
-        browser = await asyncio.wait_for(launching, LAUNCH_S)
-        yield await browser.new_page()
-        await asyncio.wait_for(browser.close(), LAUNCH_S)
-    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="oca-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        async with async_playwright() as playwright:
+            launching = playwright.chromium.launch(
+                executable_path="/usr/bin/chromium", args=FLAGS, env={**os.environ, "TMPDIR": folder}
+            )
+            browser = await asyncio.wait_for(launching, LAUNCH_S)
+            yield await browser.new_page()
+            await asyncio.wait_for(browser.close(), LAUNCH_S)
 
 
 def order(fleet: Fleet) -> list[str]:
@@ -245,7 +244,7 @@ async def test_a_player_goes_on_when_its_appliance_dies(fleet: Fleet, front: str
             with held(fleet.boxes["near-1"].url):
                 await viewer.until(float("inf"))
         finally:
-            fleet.revive("near-1")
+            fleet.start("near-1")  # and wait until it serves: the next one is to be sent there
     assert before["near-1"] > 0
     assert before["far-1"] == 0
     assert viewer.segments["far-1"] > 0

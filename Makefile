@@ -18,7 +18,7 @@ setup: ## install all that is needed, into .venv and node_modules (Debian packag
 	@scripts/setup demo
 
 demo: setup ## package, place, fill, steer and play VIDEO; ONCE=1 acts as a viewer, prints JSON and ends
-	@$(BIN)/oca-bench demo $(VIDEO) $(if $(ONCE),--once)
+	@$(BIN)/oca-bench demo "$(VIDEO)" $(if $(ONCE),--once)
 
 test: ## run the tests: all that a commit is held to, the browsers last and one at a time
 	@scripts/setup test

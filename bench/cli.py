@@ -48,16 +48,18 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="Act as a viewer, lose an appliance, print one JSON object and end.")
     ] = False,
-    host: Annotated[str, typer.Option(help="Address of this machine that viewers use.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65000, help="First port to use; those in use are passed over; 0 takes any.")
+        int,
+        typer.Option(min=0, max=65000, help="The controller's port; those in use are passed over; 0 takes any."),
     ] = 8800,
     title: Annotated[str, typer.Option(help="Id of the title.")] = "demo",
 ) -> None:
-    """Package VIDEO, place, fill and steer it over a fleet of real programs, then invite you to watch."""
-    if not video.is_file():
-        raise OcaError(f"there is no video at {video}: name a file that exists")
-    demonstration.run(video, directory.resolve(), once=once, host=host, port=port, title=title)
+    """Package VIDEO, place, fill and steer it over a fleet of real programs, then invite you to watch.
+
+    Every program has a loopback address of its own, so only browsers on this machine can watch: the page 127.0.1.99,
+    the controller 127.0.1.100, the origin 127.0.1.101, the appliances 127.0.1.102 and up.
+    """
+    demonstration.run(video, directory.resolve(), once=once, port=port, title=title)
 
 
 _MEGABYTES = 400

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import viewing
-from bench.fleet import Fleet, FleetError, script
+from bench.fleet import READY_S, Fleet, FleetError, script
+from bench.lifeline import tied
+from bench.panel import Panel
 from oca.errors import OcaError
 
+PANEL = "127.0.1.99"
 # The way from a viewer's address to a site. A browser on this machine comes from 127.0.0.1 and is in the north;
 # `ocactl steer explain --client 127.0.2.7` shows what somebody in the south would get.
 _COVERAGE = {
@@ -37,23 +41,53 @@ _BOXES = (("north-1", "north"), ("north-2", "north"), ("south-1", "south"))
 _SECONDS = 60
 
 
-def run(video: Path, directory: Path, *, once: bool, host: str, port: int, title: str) -> None:
-    """Run the demo in `directory`, which is emptied first. OcaError says what went wrong."""
+def run(video: Path, directory: Path, *, once: bool, port: int, title: str) -> None:
+    """Run the demo in `directory`, which is emptied first, until Ctrl-C. OcaError says what went wrong.
+
+    With `once` it watches by itself and ends; the last line of standard output is one JSON object, whatever happens.
+    """
     console = Console(stderr=True)
+    if not once:
+        with contextlib.suppress(KeyboardInterrupt):
+            _run(video, directory, port, title, console)
+        return
+    try:
+        report = _run(video, directory, port, title, console, once=True)
+    except KeyboardInterrupt:
+        _tell({"ok": False, "error": "interrupted"})
+        raise OcaError("interrupted") from None
+    except BaseException as error:
+        _tell({"ok": False, "error": str(error) or type(error).__name__})
+        raise
+    _tell(report)
+
+
+def _tell(report: Mapping[str, object]) -> None:
+    sys.stdout.write(json.dumps(report) + "\n")
+    sys.stdout.flush()
+
+
+def _run(
+    video: Path, directory: Path, port: int, title: str, console: Console, *, once: bool = False
+) -> dict[str, object]:
+    if not video.is_file():
+        raise OcaError(f"there is no video at {video}: name a file that exists")
     # Asked to end in whichever way, nothing may be left running; a shell's background jobs do not even hear Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     _empty(directory)
-    with Fleet(directory, host=host, port=port) as fleet:
+    with Fleet(directory, port=port, wait_s=1.0) as fleet:
         try:
             bring_up(fleet, video, title, console)
             if once:
-                _once(fleet, title, console)
-            else:
-                _invite(fleet, title, console)
-                _wait_for_interrupt(fleet)
+                return asyncio.run(_view(fleet, title, console))
+            panel = Panel(fleet, tuple(box for box, _ in _BOXES), title, NAME, PANEL)
+            _invite(fleet, panel, title, console)
+            asyncio.run(panel.serve())
         except KeyboardInterrupt:
             console.print("\nEnding every process.")
+            raise
+    return {}
 
 
 def _empty(directory: Path) -> None:
@@ -73,7 +107,7 @@ def bring_up(fleet: Fleet, video: Path, title: str, console: Console, seconds: i
     step(f"Package {video.name} into a ladder (H.264, AAC, DASH and HLS), looped to {seconds} s")
     origin_store = fleet.directory / "origin" / "store"
     options = ("--out", str(origin_store), "--title", title, "--loop-to", str(seconds), *_FAST)
-    _run("oca-pack", "build", str(video), *options)
+    _pack("build", str(video), *options)
     step("Start controller, origin and three appliances in two sites")
     fleet.start_controller()
     fleet.add("origin", "core", "origin")
@@ -99,7 +133,8 @@ def bring_up(fleet: Fleet, video: Path, title: str, console: Console, seconds: i
 
 
 # A newcomer watches this: the fastest preset costs size and saves minutes on two cores; so does one audio track.
-_FAST = ("--preset", "ultrafast", "--name", "Demo", "--audio", "first", "--channels", "stereo")
+NAME = "Demo"
+_FAST = ("--preset", "ultrafast", "--name", NAME, "--audio", "first", "--channels", "stereo")
 
 
 class _Steps:
@@ -119,9 +154,9 @@ class _Steps:
         self._console.print(f"\n[bold]{self._count}. {words}[/bold] [dim]({self.seconds:.0f} s)[/dim]")
 
 
-def _run(program: str, *arguments: str) -> None:
-    if subprocess.run([script(program), *arguments], check=False).returncode:
-        raise FleetError(f"{program} {arguments[0]} failed; its message is above")
+def _pack(*arguments: str) -> None:
+    if subprocess.run(tied([script("oca-pack"), *arguments]), check=False).returncode:
+        raise FleetError(f"oca-pack {arguments[0]} failed; its message is above")
 
 
 def _demand_sample(title: str) -> str:
@@ -142,12 +177,13 @@ def _all_hold(fleet: Fleet, title: str) -> bool:
     return holders >= {box for box, _ in _BOXES} | {"origin"}
 
 
-def _invite(fleet: Fleet, title: str, console: Console) -> None:
+def _invite(fleet: Fleet, panel: Panel, title: str, console: Console) -> None:
     play = f"{fleet.controller}/play/{title}"
     for what, url in (
-        ("Watch it", play),
+        ("Watch it", panel.url),
         ("DASH", f"{play}/manifest.mpd"),
         ("HLS", f"{play}/master.m3u8"),
+        ("Page", play),
         ("Controller", fleet.controller),
     ):
         console.print(f"  {what:<11} [link={url}]{url}[/link]", highlight=False)
@@ -158,35 +194,22 @@ def _invite(fleet: Fleet, title: str, console: Console) -> None:
     )
 
 
-def _wait_for_interrupt(fleet: Fleet) -> None:
-    while True:
-        time.sleep(1.0)
-        for program in fleet.programs.values():
-            if not program.running:
-                raise FleetError(f"{program.name} ended by itself: {program.last_words()}")
-
-
-def _once(fleet: Fleet, title: str, console: Console) -> None:
-    """Be the viewer: watch all of it, lose the appliance, watch all of it from the next one."""
-    report = asyncio.run(_view(fleet, title, console))
-    sys.stdout.write(json.dumps(report) + "\n")
-
-
 async def _view(fleet: Fleet, title: str, console: Console) -> dict[str, object]:
+    """Be the viewer: watch all of it, lose the appliance, watch all of it from the next one. Counted is the first."""
     async with viewing.session() as session:
         before = await viewing.steered(session, fleet.controller, title)
         first = await _watch(session, before, before.order, console)
         console.print(f"Killing {first.appliance} (kill -9); the controller learns it from missing heartbeats.")
-        fleet.programs[first.appliance].kill()
+        fleet.kill(first.appliance)
         died = time.monotonic()
-        after = await viewing.moved_on(session, fleet.controller, title, first.appliance, 20 * fleet.beat_s)
+        after = await viewing.moved_on(session, fleet.controller, title, first.appliance, READY_S)
         noticed = time.monotonic() - died
         console.print(f"Steering moved on to {after.first} after {noticed:.1f} s.")
         second = await _watch(session, after, after.order, console)
     return {
         "ok": True,
-        "segments": first.segments + second.segments,
-        "bytes": first.bytes + second.bytes,
+        "segments": first.segments,
+        "bytes": first.bytes,
         "first": first.appliance,
         "after_failure": second.appliance,
         "noticed_s": round(noticed, 2),

@@ -1,4 +1,8 @@
-"""A small fleet on this machine: controller, origin and appliances as the real programs over real sockets."""
+"""A small fleet on this machine: controller, origin and appliances as the real programs over real sockets.
+
+Each has a loopback address of its own, all equally long, and all appliances have the same port: Shaka bans a location
+that failed by its host name, without the port, and by any part of it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.lifeline import tied
 from oca.errors import OcaError
 
+# Whoever connects to these comes from 127.0.0.1, unless it has bound itself to another one.
+CONTROLLER, _APPLIANCE = "127.0.1.100", "127.0.1.{}"
+_FIRST, _LAST = 101, 254
+# A port is looked for on every address, since the programs have it on several.
+_EVERY = "0.0.0.0"
 # A machine that is emulated takes longer.
 _FIRST_PORT = 10_000
 READY_S = 60.0
@@ -57,12 +67,15 @@ class Program:
     command: list[str]
     log: Path
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    killed: bool = False
+    """Whether its end was wanted: `kill` did it, and nobody started it since."""
 
     def start(self) -> None:
-        """Start it in a session of its own, so that a Ctrl-C in the terminal reaches us alone."""
+        """Start it in a session of its own, so that a terminal's Ctrl-C reaches us alone; it ends when we end."""
+        self.killed = False
         with self.log.open("ab") as log, _signals_wait():
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                tied(self.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     @property
@@ -71,10 +84,18 @@ class Program:
         return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it and its workers as a power cut would."""
+        self.killed = True
         if self.process is not None:
-            self.process.kill()
+            if self.running:  # its group is named by it, and it by a number that would be another's later
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether it was started, and has ended although nobody wanted it to."""
+        return self.process is not None and not self.running and not self.killed
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM."""
@@ -114,20 +135,32 @@ class Fleet:
         self,
         directory: Path,
         *,
-        host: str = "127.0.0.1",
         port: int = 0,
         beat_s: float = 1.0,
+        dead_s: float | None = None,
+        steer_ttl_s: int = 2,
+        wait_s: float | None = None,
         keys: Path | None = None,
     ) -> None:
-        """With `keys`, viewers need a token (`oca.http.gate`)."""
+        """The controller's port is the first free one from `port`, the appliances' are the next ones; 0 takes any.
+
+        `beat_s` passes between heartbeats, `dead_s` (three times as much) until a silent box is dead, `steer_ttl_s`
+        before players ask steering again, and `wait_s` before the fill of a box escalates to the origin, unless
+        as long as usual. With `keys`, viewers need a token (`oca.http.gate`).
+        """
         self.directory = directory
         self._tokens = f'\n[tokens]\nkeys = "{keys}"\n' if keys else ""
-        self.host = host
         self.beat_s = beat_s
         self.boxes: dict[str, Box] = {}
         self.programs: dict[str, Program] = {}
-        self._ports = free_ports(host, port)
-        self.controller = f"http://{host}:{next(self._ports)}"
+        self._dead_s = 3 * beat_s if dead_s is None else dead_s
+        self._steer_ttl_s = steer_ttl_s
+        self._escalation = "" if wait_s is None else f"\n[escalation]\nwait_s = {wait_s}\n"
+        ports = free_ports(_EVERY, port)
+        self.port = next(ports)
+        """The controller's; it is free on other addresses than the fleet's, too."""
+        self.controller = f"http://{CONTROLLER}:{self.port}"
+        self._content, self._admin = next(ports), next(ports)
         (directory / "logs").mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Fleet:
@@ -137,23 +170,27 @@ class Fleet:
         self.stop()
 
     def start_controller(self) -> None:
-        """Start the controller: heartbeats every `beat_s`, dead after three of them missed."""
+        """Start the controller: what it was told of times goes into its settings."""
         listen = self.controller.removeprefix("http://")
         settings = self.directory / "control.toml"
         settings.write_text(
             f'listen = "{listen}"\npublic_url = "{self.controller}"\n'
             f'database = "sqlite+aiosqlite:///{self.directory / "control.db"}"\n'
-            f"heartbeat_s = {self.beat_s}\ndead_s = {3 * self.beat_s}\nsteer_ttl_s = 2\n\n[api]\nopen = true\n"
-            + self._tokens
+            f"heartbeat_s = {self.beat_s}\ndead_s = {self._dead_s}\n"
+            f"steer_ttl_s = {self._steer_ttl_s}\n\n[api]\nopen = true\n{self._escalation}" + self._tokens
         )
         self._start("controller", "oca-control", "serve", "--config", str(settings))
         self._wait("controller", f"{self.controller}/healthz")
 
     def add(self, box: str, site: str, role: str = "edge", storage_bytes: int = 0) -> Box:
-        """Write the settings of an appliance and register it with the controller."""
+        """Write the settings of an appliance and register it with the controller; its address is the next one."""
+        number = _FIRST + len(self.boxes)
+        if number > _LAST:
+            raise FleetError(f"a fleet has {_LAST - _FIRST + 1} appliances at most")
         home = self.directory / box
         home.mkdir(exist_ok=True)
-        url, admin = (f"http://{self.host}:{next(self._ports)}" for _ in range(2))
+        host = _APPLIANCE.format(number)
+        url, admin = f"http://{host}:{self._content}", f"http://{host}:{self._admin}"
         made = Box(box, site, role, url, admin, home / "oca.toml", home / "store")
         made.settings.write_text(
             f'appliance = "{box}"\nurl = "{url}"\nlisten = "{url.removeprefix("http://")}"\n'
@@ -169,15 +206,36 @@ class Fleet:
     def start(self, *boxes: str) -> None:
         """Start the servers of appliances together, and the fill agents of all but origins."""
         for box in boxes:
-            self._start(box, "oca", "serve", "--config", str(self.boxes[box].settings))
+            self._serve(box)
         for box in boxes:
             self._wait(box, f"{self.boxes[box].admin}/healthz")
-            if self.boxes[box].role != "origin":
-                self._start(f"{box}-fill", "oca-fill", "run", "--config", str(self.boxes[box].settings))
+            self._fill(box)
+
+    def kill(self, box: str) -> None:
+        """End the programs of an appliance as a power cut would."""
+        for program in self._programs(box):
+            program.kill()
+
+    def revive(self, box: str) -> None:
+        """Start the programs of a killed appliance again, without waiting for them; by the main thread."""
+        if not all(program.killed for program in self._programs(box)):
+            raise FleetError(f"{box} has not been killed")
+        self._serve(box)
+        self._fill(box)
+
+    def is_running(self, box: str) -> bool:
+        """Whether all programs of an appliance are alive."""
+        return all(program.running for program in self._programs(box))
+
+    def check(self) -> None:
+        """FleetError with a program's last words if one has ended although nobody wanted it to."""
+        for program in self.programs.values():
+            if program.ended_by_itself:
+                raise FleetError(f"{program.name} ended by itself: {program.last_words()}")
 
     def ocactl(self, *arguments: str, show: bool = False) -> Any:
         """Run an operator's command. Shown to the person, or with `--json` and its answer returned."""
-        command = [script("ocactl"), "--controller", self.controller, *arguments]
+        command = tied([script("ocactl"), "--controller", self.controller, *arguments])
         if show:
             if subprocess.run(command, env=_environment(), check=False).returncode:
                 raise FleetError(f"ocactl {' '.join(arguments)} failed")
@@ -201,6 +259,16 @@ class Fleet:
             program.ask_to_stop()
         for program in self.programs.values():
             program.stop()
+
+    def _programs(self, box: str) -> list[Program]:
+        return [self.programs[name] for name in (box, f"{box}-fill") if name in self.programs]
+
+    def _serve(self, box: str) -> None:
+        self._start(box, "oca", "serve", "--config", str(self.boxes[box].settings))
+
+    def _fill(self, box: str) -> None:
+        if self.boxes[box].role != "origin":
+            self._start(f"{box}-fill", "oca-fill", "run", "--config", str(self.boxes[box].settings))
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
         log = self.directory / "logs" / f"{name}.log"

@@ -40,7 +40,7 @@ class Steered:
 
 @dataclass(frozen=True)
 class Watched:
-    """What was fetched and found right."""
+    """What was fetched and found right: segments of all tracks, and their bytes."""
 
     appliance: str
     segments: int
@@ -76,7 +76,11 @@ async def steered(session: aiohttp.ClientSession, controller: str, title_id: str
 async def watch(
     session: aiohttp.ClientSession, base: str, appliance: str, progress: Callable[[int], None]
 ) -> Watched:
-    """Fetch every track file and every segment below `base`; each byte must be what title.json says."""
+    """Fetch every file and every segment of every track below `base`; each byte must be what title.json says.
+
+    Only segments count, each once; init segments and the files themselves are checked as well. `progress` gets the
+    bytes of each segment. ViewingError says what was not as published.
+    """
     data = await get(session, f"{base}title.json")
     published = title.decode(data, f"{base}title.json")
     if version_of(data) != urlsplit(base).path.rstrip("/").rpartition("/")[2]:
@@ -97,8 +101,9 @@ async def watch(
             got = await get(session, base + name)
             if span is None or got != media[span[0] : span[0] + span[1]]:
                 raise ViewingError(f"{base}{name} is not the slice of {track.name}.mp4 that its index says")
-            fetched, count = fetched + len(got), count + bool(number)
-            progress(len(got))
+            if number:
+                fetched, count = fetched + len(got), count + 1
+                progress(len(got))
     return Watched(appliance, count, fetched)
 
 

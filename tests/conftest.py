@@ -39,7 +39,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("certain")
 # A coroutine test that hangs fails alone, and says where it hung: pytest-timeout's signal is swallowed by uvloop, and
 # its thread ends the whole run.
-PATIENCE_S = 110
+PATIENCE_S, BROWSER_PATIENCE_S = 110, 170
 
 
 def pytest_asyncio_loop_factories(
@@ -53,13 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every coroutine test its limit."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = limited(item.obj)
+            browser = item.get_closest_marker("browser") is not None
+            item.obj = limited(item.obj, BROWSER_PATIENCE_S if browser else PATIENCE_S)
 
 
-def limited(test: Callable[..., Any]) -> Callable[..., Any]:
+def limited(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     @functools.wraps(test)
     async def within(*args: Any, **kwargs: Any) -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(seconds):
             await test(*args, **kwargs)
 
     return within

@@ -6,6 +6,7 @@ import html
 import math
 import re
 import time
+from json import dumps as encode
 from pathlib import Path
 from urllib.parse import quote
 
@@ -173,8 +174,29 @@ async def redirect(request: web.Request) -> web.Response:
 async def player(request: web.Request) -> web.Response:
     """A page that plays the title."""
     title = parts(request).state.title(request.match_info["title"])
-    page = (_WEB / "player.html").read_text("utf-8").replace("{{name}}", html.escape(title.name))
-    return web.Response(text=page, content_type="text/html", headers=NO_STORE)
+    return web.Response(text=page(title.name), content_type="text/html", headers=NO_STORE)
+
+
+def page(name: str, base: str = "", assets: str = "/assets", more: str = "", buffer_s: int = 30) -> str:
+    """The page that plays the title called `name` in two players side by side.
+
+    Its manifests are below the URL `base`, or below the page itself if that is empty; the players' scripts below
+    `assets`. `more` is HTML that stands under the players; they read `buffer_s` seconds ahead.
+    """
+    words = {
+        "name": html.escape(name),
+        "base": script_text(base),
+        "assets": html.escape(assets),
+        "more": more,
+        "buffer": str(buffer_s),
+    }
+    # In one pass, so that nothing in what is put in is a place to put something.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: words[place[1]], (_WEB / "player.html").read_text("utf-8"))
+
+
+def script_text(text: str) -> str:
+    """A string literal of JavaScript, in which nothing ends the script."""
+    return encode(text).replace("<", "\\u003c")
 
 
 async def asset(request: web.Request) -> web.StreamResponse:

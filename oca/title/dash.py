@@ -27,6 +27,9 @@ _DESCRIPTION = ("urn:tva:metadata:cs:AudioPurposeCS:2007", "1")  # for the visua
 _CONFIGURATIONS = {7: 11, 8: 12}
 _ROLES = {"subtitles": "subtitle", "captions": "caption", "forced": "forced-subtitle"}
 _TILES = "http://dashif.org/guidelines/thumbnail_tile"
+# The presentation lasts so much longer than its longest track. Were it rounded below its end, dash.js would seek back
+# from there and stay half a second before it.
+_BEYOND_S = 0.001
 # Characters that XML 1.0 cannot hold, not even escaped (section 2.2).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -51,7 +54,7 @@ def mpd(
             "xmlns": "urn:mpeg:dash:schema:mpd:2011",
             "profiles": f"urn:mpeg:dash:profile:isoff-{'on-demand' if ondemand else 'live'}:2011",
             "type": "static",
-            "mediaPresentationDuration": _duration(title.seconds),
+            "mediaPresentationDuration": _duration(title.seconds + _BEYOND_S),
             # @bandwidth is the peak over segments: with one of them buffered, that rate never falls short (5.3.5.2).
             "minBufferTime": _duration(longest),
             # What the on-demand profile calls a segment is the whole track file.

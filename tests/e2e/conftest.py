@@ -29,7 +29,7 @@ FLAGS = [
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Controller, origin and three appliances in two sites, the clip packaged, placed and filled."""
-    with Fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+    with Fleet(tmp_path_factory.mktemp("fleet"), wait_s=1.0) as fleet:
         bring_up(fleet, CLIP, TITLE, Console(stderr=True), seconds=32)
         yield fleet
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -160,6 +161,19 @@ def test_parsed() -> None:
             int(s.get("d", "")) for s in adaptation.iterfind(".//S", NS) for _ in range(int(s.get("r", "0")) + 1)
         ]
         assert durations == [segment.duration for segment in found.segments]
+
+
+@pytest.mark.parametrize("rate", [(30000, 1001), (24000, 1001), (60000, 1001), (25, 1), (90000, 4004)])
+@pytest.mark.parametrize("frames", [1, 29, 353, 1799, 100_003])
+def test_the_presentation_lasts_longer_than_its_longest_track(rate: tuple[int, int], frames: int) -> None:
+    """By a millisecond, however its end is rounded: dash.js stays short of an end that it does not reach."""
+    timescale, ticks = rate
+    long = index(timescale, [frames * ticks])
+    track = msgspec.structs.replace(LOW, timescale=timescale, duration=long.duration, segments=1)
+    for ondemand in (False, True):
+        root = ET.fromstring(dash.mpd(title(track), {LOW.name: long}, ondemand=ondemand))
+        lasts = Fraction(root.get("mediaPresentationDuration", "").removeprefix("PT").removesuffix("S"))
+        assert Fraction("0.0009") < lasts - Fraction(long.duration, timescale) < Fraction("0.0011")
 
 
 def test_tracks_cut_elsewhere_are_not_switchable() -> None:

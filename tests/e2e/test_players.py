@@ -35,7 +35,8 @@ PAGE = "127.0.1.110"
 BOXES = (("near-1", "near"), ("far-1", "far"))
 KILL_AT, POLL_S, LAUNCH_S, STUCK_S, TEST_S = 30, 0.25, 90, 60, 120
 LADDER = "[[rungs]]\nlines = 360\nkbps = 750\n\n[[rungs]]\nlines = 720\nkbps = 2400\n"
-BUILD = ("--preset", "ultrafast", "--audio", "first", "--channels", "stereo", "--no-thumbnails", "--loop-to", "60")
+BUILD = ("--preset", "ultrafast", "--audio", "first", "--channels", "stereo", "--no-thumbnails")
+TIMES = ("--loop-to", "60", "--segment-seconds", "2")
 MANIFESTS = {"dash": "manifest.mpd", "hls": "master.m3u8", "shaka": "manifest.mpd"}
 # A death is felt within eight seconds of the title, which are two of the clock.
 PLAYER = """<!doctype html>
@@ -115,7 +116,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     home = tmp_path_factory.mktemp("players")
     (home / "ladder.toml").write_text(LADDER)
     built = home / "built"
-    command = [script("oca-pack"), "build", str(CLIP), "--out", str(built), "--title", "demo", *BUILD]
+    command = [script("oca-pack"), "build", str(CLIP), "--out", str(built), "--title", "demo", *BUILD, *TIMES]
     command += ["--ladder", str(home / "ladder.toml")]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=300)
     # Players find out by themselves that a server is dead: steering, asked once, does not tell them.

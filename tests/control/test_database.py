@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from control import migrations
+from control import lock, migrations
 from control.database import DatabaseError, open_database, writing
 from control.schema import metadata
 from control.state import State
@@ -308,6 +310,59 @@ def test_usage() -> None:
         assert (
             subprocess.run([OCA_CONTROL, *arguments], capture_output=True, timeout=100, check=False).returncode == 2
         )
+
+
+def test_one_controller_on_a_file(tmp_path: Path) -> None:
+    """The second is refused while the first serves, and no longer; operators are made all the time."""
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "a.db")
+    assert run("migrate", settings(tmp_path)).returncode == 0
+    for number in (1, 2):
+        with serving(settings(tmp_path), tmp_path / f"log{number}") as process:
+            for name in (tmp_path / "a.db", link):
+                done = run("serve", settings(tmp_path, database=url(name)))
+                refused(done, f"another controller (process {process.pid}) serves from {tmp_path / 'a.db'}: ")
+            made = [OCA_CONTROL, "operator", "add", f"me{number}", "--role", "read"]
+            command = [*made, "--config", str(settings(tmp_path))]
+            assert subprocess.run(command, capture_output=True, timeout=100, check=False).returncode == 0
+            # Whatever way it ends.
+            process.kill()
+            process.wait(60)
+    refused(run("serve", settings(tmp_path, database=url(tmp_path / "no" / "a.db"))), "cannot be opened at")
+
+
+@contextlib.contextmanager
+def serving(path: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A controller that has begun to serve."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [OCA_CONTROL, "serve", "--config", str(path)], stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while b'"serving"' not in log.read_bytes():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("database", "path"),
+    [
+        ("sqlite+aiosqlite:////x/a.db", "/x/a.db.lock"),
+        ("sqlite+aiosqlite:///file:/x/a%20b.db?mode=rw&uri=true", "/x/a b.db.lock"),
+        ("sqlite+aiosqlite://", None),
+        ("sqlite+aiosqlite:///:memory:", None),
+        ("postgresql+asyncpg://u:secret@h:1/x", None),
+        ("nonsense", None),
+    ],
+)
+def test_where_the_lock_is(database: str, path: str | None) -> None:
+    assert lock.path_of(database) == (Path(path) if path else None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -164,7 +164,7 @@ def explain(
 ) -> None:
     """Explain where a viewer would be sent: the prefix that matched, every candidate and its fate."""
     query = {"client": client, "title": title} | ({"track": track} if track else {})
-    found = controller(context).ask("GET", "explain", **query)
+    found = controller(context).ask("GET", "steer/explain", **query)
     if not as_json:
         match = found["match"]
         where = (

@@ -83,7 +83,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{base}/plans", list_plans),
         web.post(f"{base}/plans", make_plan),
         web.get(f"{base}/plans/{{plan}}", show_plan),
-        web.get(f"{base}/explain", explain),
+        web.get(f"{base}/steer/explain", explain),
         web.get(f"{base}/changes", list_changes),
         web.get(f"{base}/audit", list_audit),
     ]

@@ -33,7 +33,7 @@ async def fleet(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> MadeTitle:
 
 
 async def manifest(desk: Desk, box: str) -> FillManifest:
-    _, data, _ = await desk.answer("GET", f"/api/v1/appliances/{box}/fill-manifest")
+    _, data, _ = await desk.answer("GET", f"/api/v1/appliances/{box}/fill")
     return wire.decode(data, FillManifest, "manifest")
 
 

@@ -440,7 +440,7 @@ async def test_a_revoked_box_is_refused_at_once(fleet: Fleet) -> None:
     async with aiohttp.ClientSession(connector=connector) as session:
 
         async def sources() -> int:
-            url = f"{fleet.url}/api/v1/appliances/north-1/fill-manifest"
+            url = f"{fleet.url}/api/v1/appliances/north-1/fill"
             async with session.get(url) as answer:
                 await answer.read()
                 return answer.status
@@ -541,7 +541,7 @@ async def test_certificates_can_be_required(start_fleet: StartFleet) -> None:
     await fleet.enrol(files, "north-1", code)
     assert await fleet.heartbeat(identity.client_context(files), "north-1") == 200
     assert await fleet.heartbeat(identity.trusting(files.authorities.read_text()), "north-1") == 401
-    path = "/api/v1/appliances/north-1/fill-manifest"
+    path = "/api/v1/appliances/north-1/fill"
     assert (await fleet.desk.answer("GET", path))[0] == 401
     assert (await fleet.desk.answer("GET", path, token=token))[0] == 200
     for call in ("code", "revoke"):

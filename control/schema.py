@@ -294,3 +294,16 @@ pins = Table(
     _owner(),
     Column("until", Float, nullable=False),
 )
+# When each box was last heard, and until when somebody listened (one row, 1): written in batches. UTC seconds.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("at", Float, nullable=False),
+)
+listening = Table(
+    "listening",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("until", Float, nullable=False),
+)

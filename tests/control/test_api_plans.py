@@ -42,6 +42,30 @@ async def test_nothing_to_plan_with(
     assert "there is no plan" in await desk.ask("POST", "fills", {}, 400)
 
 
+async def test_requests_of_the_last_day(desk: Desk) -> None:
+    """They are expected again; told anew they replace what is known of that day; a bad line changes nothing."""
+    await desk.cover()
+    head = b"title,region,requests\n"
+
+    async def told(*rows: bytes, status: int = 200) -> Any:
+        return await desk.ask("POST", "demand?name=d.csv", head + b"\n".join(rows), status)
+
+    async def expected() -> dict[str, float]:
+        return {row["region"]: row["views"] for row in await desk.ask("GET", "demand")}
+
+    done = await told(b"clip,north,1000", b"clip,nowhere,5")
+    assert (done["unknown_titles"], done["unknown_regions"]) == (["clip"], ["nowhere"])
+    assert await expected() == {"north": 1000, "nowhere": 5}
+    await told(b"clip,north,30", b"clip,south,2")
+    assert "d.csv line 3: requests 'x'" in await told(b"clip,north,7", b"clip,south,x", status=400)
+    assert await expected() == {"north": 30, "nowhere": 5, "south": 2}
+    # An hour earlier, of the same day: told of with its time it would add up, but for what is told anew.
+    await desk.ask("POST", "demand", demand_csv(("north", "clip", 10)))
+    assert await expected() == {"north": 40, "nowhere": 5, "south": 2}
+    await told(b"clip,north,60")
+    assert await expected() == {"north": 60, "nowhere": 5, "south": 2}
+
+
 async def planned(desk: Desk, make_title: MakeTitle, root: Path) -> tuple[MadeTitle, MadeTitle]:
     """An origin that holds two titles, and a plan that puts both into the north, the second the more valuable."""
     clip, hit = make_title(root), make_title(root, name="hit", seed=2, v1=[3000], v2=[1000], a1=[500])
@@ -116,7 +140,7 @@ async def test_demand(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None
     done = await desk.ask(
         "POST", "demand", demand_csv(("north", "clip", 5), ("north", "soon", 2), ("south", "clip", 1))
     )
-    assert done == {"observations": 3, "views": 8.0, "unknown_titles": ["soon"]}
+    assert (done["observations"], done["views"], done["unknown_titles"]) == (3, 8.0, ["soon"])
     await desk.ask("POST", "demand", demand_csv(("north", "clip", 50), ("south", "soon", 9)))
     assert await desk.ask("GET", "demand") == [
         {"region": "north", "title": "clip", "views": 50.0},

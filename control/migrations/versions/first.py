@@ -81,6 +81,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("title", "version"),
     )
     op.create_table(
+        "listening",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("until", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "operators",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("owner", sa.String(length=64), server_default="default", nullable=False),
@@ -189,6 +195,16 @@ def upgrade() -> None:
         sa.Column("plan", sa.Integer(), nullable=False),
         sa.Column("finished", sa.Boolean(), nullable=False),
         sa.Column("outside_window", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["appliance"],
+            ["appliances.id"],
+        ),
+        sa.PrimaryKeyConstraint("appliance"),
+    )
+    op.create_table(
+        "heartbeats",
+        sa.Column("appliance", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
             ["appliance"],
             ["appliances.id"],

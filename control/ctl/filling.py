@@ -75,7 +75,15 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     rows = []
     for box in found["appliances"]:
         done = box["held"] == box["wanted"]
-        state = "complete" if done else "ordered" if box["order"] else "waits for its window"
+        state = (
+            "nothing planned"
+            if not box["wanted"]
+            else "complete"
+            if done
+            else "ordered"
+            if box["order"]
+            else "waits for its window"
+        )
         if box["paused"]:
             state = "paused"
         elif box["errors"]:

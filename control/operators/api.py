@@ -337,7 +337,8 @@ async def show_plan(request: web.Request) -> web.Response:
     number = of.state.plan if asked == "latest" else int(asked) if asked.isdecimal() and len(asked) < 10 else 0
     plan = await of.catalog.plan(number)
     if plan is None:
-        raise UnknownError(f"there is no plan {asked[:20]}: make one with `ocactl plan make`")
+        which = "yet" if asked == "latest" else asked[:20]
+        raise UnknownError(f"there is no plan {which}: make one with `ocactl plan make`")
     now = plan.id == of.state.plan
     outlooks = [told(each) for each in of.fleet.outlooks(of.state.wanted, time.time())] if now else []
     return json({**msgspec.structs.asdict(plan), "outlook": outlooks})

@@ -17,7 +17,7 @@ from control import patience
 from control.database import open_database
 from control.fills import orders as fills
 from control.fills.ledger import Ledger
-from control.fleet import boxes, enrolment
+from control.fleet import boxes, enrolment, heard
 from control.fleet.registry import Registry
 from control.fleet.view import Fleet
 from control.http import MAX_BODY, PARTS, Parts, errors
@@ -78,6 +78,7 @@ async def application(settings: ControlSettings) -> web.Application:
     app[viewing.ORDERS] = {}
     app[patience.HEADS] = patience.Heads()
     registry = Registry(settings.dead_s)
+    await heard.resume(engine, registry)
     fleet = Fleet(state, registry, settings.live, origins, escalation=settings.escalation)
     app[PARTS] = Parts(settings, state, fleet, catalog, Ledger(engine, state), gate)
     callers.add(app, "operators", operators.routes() + buckets.routes() + fills.routes() + upstreams.own_routes())
@@ -90,7 +91,10 @@ async def application(settings: ControlSettings) -> web.Application:
 
     async def follow(_: web.Application) -> AsyncIterator[None]:
         ended = asyncio.Event()
-        keeping = asyncio.create_task(_keep(ended, engine, trail, uses))
+        keeping = [
+            asyncio.create_task(_keep(ended, engine, trail, uses)),
+            asyncio.create_task(heard.keep(ended, engine, registry)),
+        ]
         tasks = [asyncio.create_task(state.follow(_FOLLOW_S)), asyncio.create_task(_stay_awake(registry))]
         if settings.origins:
             tasks.append(asyncio.create_task(origins.follow(state)))
@@ -104,7 +108,7 @@ async def application(settings: ControlSettings) -> web.Application:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         ended.set()
-        await keeping
+        await asyncio.gather(*keeping)
         await engine.dispose()
 
     app.cleanup_ctx.append(follow)

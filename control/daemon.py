@@ -10,6 +10,7 @@ import typer
 import uvloop
 from aiohttp import web
 
+from control import lock
 from control.app import application
 from control.ctl import accounts, authority
 from control.ctl.accounts import Config
@@ -37,7 +38,8 @@ def serve(settings_file: Config) -> None:
     """Serve the API, steering and manifests until SIGTERM."""
     settings = config.load(settings_file, ControlSettings)
     journal.start("oca-control")
-    uvloop.run(_serve(settings))
+    with lock.held(settings.database):
+        uvloop.run(_serve(settings))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Opening the controller's database: the engine, what SQLite needs, and migration in one transaction."""
+"""Opening the controller's database: the engine, what SQLite needs, and its tables at the newest revision."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Connection, event, insert, inspect, select, update
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from control.schema import MIGRATIONS, schema_version
+from control import migrations
 from oca.errors import OcaError
 
 # How long a writer waits for the one before it.
@@ -41,14 +41,14 @@ async def open_database(url: str) -> AsyncEngine:
         if engine.dialect.name == "sqlite":
             await _write_ahead(engine.url.database or ":memory:")
         async with writing(engine).begin() as connection:
-            await connection.run_sync(_migrate, shown)
+            await connection.run_sync(migrations.upgrade)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         await engine.dispose()
         cause = getattr(error, "orig", None) or error
         raise DatabaseError(f"database {shown} cannot be opened: {cause}") from None
-    except DatabaseError:
+    except migrations.NewerError as error:
         await engine.dispose()
-        raise
+        raise DatabaseError(f"database {shown} {error}") from None
     return engine
 
 
@@ -110,20 +110,3 @@ def _begin_sqlite(connection: Connection) -> None:
 def writing(engine: AsyncEngine) -> AsyncEngine:
     """The same engine for transactions that write; what they read cannot change before they end."""
     return engine.execution_options(**{_WRITES: True})
-
-
-def _migrate(connection: Connection, shown: str) -> None:
-    """Bring the tables to the newest version; DatabaseError if they are of a newer program."""
-    have = 0
-    if inspect(connection).has_table(schema_version.name):
-        have = connection.execute(select(schema_version.c.version)).scalar_one()
-    if have > len(MIGRATIONS):
-        raise DatabaseError(
-            f"database {shown} is of version {have}, this program knows up to {len(MIGRATIONS)}: upgrade oca"
-        )
-    for migration in MIGRATIONS[have:]:
-        migration(connection)
-    if have == 0:
-        connection.execute(insert(schema_version).values(version=len(MIGRATIONS)))
-    elif have < len(MIGRATIONS):
-        connection.execute(update(schema_version).values(version=len(MIGRATIONS)))

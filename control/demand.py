@@ -1,8 +1,11 @@
 """Imported demand: what was watched where and when, and how much of it to expect in the next 24 h. Pure.
 
-A file is CSV with a header that has the columns `time,region,title,views` (others are ignored), or JSON lines of
-objects with these fields. `time` is ISO 8601 with `Z` or an offset, counted in the UTC hour it falls in, or a date,
-which stands for the whole of that UTC day. `region` is the name of a coverage zone. It is taken whole or not at all.
+A file is CSV with a header, in one of two forms. `title,region,requests` is what was asked for in the last 24 h:
+counted in the last whole hour, it takes the place of what is known of that title and region in the 24 h that end
+there, so that without older demand the forecast is these very numbers. `time,region,title,views`, also as JSON lines
+of objects with these fields, is history: `time` is ISO 8601 with `Z` or an offset, counted in the UTC hour it falls
+in, or a date, which stands for the whole of that UTC day. Other columns are ignored. `region` is the name of a
+coverage zone. A file is taken whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from oca.ids import is_id
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 COLUMNS = ("time", "region", "title", "views")
+DAY_COLUMNS = ("title", "region", "requests")
+_FORMS = f"{','.join(DAY_COLUMNS)} or {','.join(COLUMNS)}"
 # 1,000 titles in 100 regions, hour by hour for a month, are 72 million rows: import such a file in pieces.
 MAX_BYTES = 256 << 20
 # More views of one title in an hour than there are people is a mistake, and sums stay far from infinity.
@@ -35,16 +40,23 @@ HALF_LIFE_DAYS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Views of a title begun in a region in the hour that starts at `hour`, UTC seconds since the epoch."""
+    """Views of a title begun in a region in the hour that starts at `hour`, UTC seconds since the epoch.
+
+    It takes the place of all that was observed in as many `hours`, of which that hour is the last.
+    """
 
     hour: int
     region: str
     title: str
     views: float
+    hours: int = 1
 
 
-def parse(data: bytes, where: str) -> list[Observation]:
-    """Read and check a demand file, in its order; a FormatError names `where`, the line, and what is wrong."""
+def parse(data: bytes, where: str, now: int) -> list[Observation]:
+    """Read and check a demand file, in its order; a FormatError names `where`, the line, and what is wrong.
+
+    `now`, UTC seconds, is when the last 24 h end for a file that tells no times.
+    """
     if len(data) > MAX_BYTES:
         raise FormatError(
             f"{where} is {len(data)} bytes long, more than the {MAX_BYTES} allowed: import it in pieces"
@@ -59,17 +71,16 @@ def parse(data: bytes, where: str) -> list[Observation]:
     lines: dict[tuple[int, str, str], int] = {}
     for line, row in rows:
         try:
-            observation = _observation(row)
+            observation = _observation(row, now)
         except ValueError as error:
             raise FormatError(f"{where} line {line}: {error}") from None
         key = (observation.hour, observation.region, observation.title)
         if lines.setdefault(key, line) != line:
-            raise FormatError(
-                f"{where} line {line}: same hour, region and title as line {lines[key]}: add them up in one line"
-            )
+            same = "same hour, region and title" if "time" in row else "same region and title"
+            raise FormatError(f"{where} line {line}: {same} as line {lines[key]}: add them up in one line")
         observations.append(observation)
     if not observations:
-        raise FormatError(f"{where} holds no demand: give lines of {','.join(COLUMNS)} below a header of these names")
+        raise FormatError(f"{where} holds no demand: give lines of {_FORMS} below a header of these names")
     return observations
 
 
@@ -89,11 +100,11 @@ def _csv_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:
             continue
         if not header:
             header = [field.strip() for field in fields]
-            for column in COLUMNS:
+            for column in COLUMNS if "time" in header else DAY_COLUMNS:
                 if header.count(column) != 1:
                     raise FormatError(
                         f"{where} line {line}: the header has {header.count(column)} columns {column!r}, "
-                        f"it needs one each of {','.join(COLUMNS)}"
+                        f"it needs one each of {_FORMS}"
                     )
         elif len(fields) != len(header):
             raise FormatError(f"{where} line {line}: {len(fields)} fields under a header of {len(header)}")
@@ -110,19 +121,21 @@ def _json_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]
             row = json.loads(entry)
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{where} line {line}: this is not JSON: {error}") from None
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or "time" not in row:
             raise FormatError(f"{where} line {line}: this is not an object with {','.join(COLUMNS)}")
         yield line, row
 
 
-def _observation(row: dict[str, object]) -> Observation:
+def _observation(row: dict[str, object], now: int) -> Observation:
     """Check one row; ValueError says what is wrong with it."""
-    time, region, title = (_text(row, column) for column in COLUMNS[:3])
+    region, title = _text(row, "region"), _text(row, "title")
     if not is_zone_name(region):
         raise ValueError(f"region {region[:80]!r} is not 1 to {MAX_NAME} printable characters")
     if not is_id(title):
         raise ValueError(f"title {title[:80]!r} is not a title's id")
-    return Observation(_hour(time), region, title, _views(row.get("views")))
+    if "time" not in row:
+        return Observation(now // HOUR_S * HOUR_S - HOUR_S, region, title, _count(row, "requests"), DAY_S // HOUR_S)
+    return Observation(_hour(_text(row, "time")), region, title, _count(row, "views"))
 
 
 def _text(row: dict[str, object], column: str) -> str:
@@ -153,15 +166,15 @@ def _hour(text: str) -> int:
     return int(seconds) // HOUR_S * HOUR_S
 
 
-def _views(value: object) -> float:
+def _count(row: dict[str, object], column: str) -> float:
     """A number, or the text of one in a CSV file."""
-    views = math.nan
+    value, count = row.get(column), math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
-            views = float(value)
-    if not 0 <= views <= MAX_VIEWS:
-        raise ValueError(f"views {str(value)[:80]!r} is not a number from 0 to {MAX_VIEWS:.0f}")
-    return views
+            count = float(value)
+    if not 0 <= count <= MAX_VIEWS:
+        raise ValueError(f"{column} {str(value)[:80]!r} is not a number from 0 to {MAX_VIEWS:.0f}")
+    return count
 
 
 def forecast(observations: Sequence[Observation], now: int) -> dict[tuple[str, str], float]:

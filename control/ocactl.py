@@ -17,7 +17,6 @@ app = typer.Typer(
     help="Operate a fleet of appliances: titles, demand, plans, fills and steering.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(titles.app, name="title")
 app.add_typer(appliances.app, name="appliance")

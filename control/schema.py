@@ -1,17 +1,14 @@
-"""The controller's tables, and the migrations that lead to them.
+"""The controller's tables; `control.migrations` leads to them.
 
 Every write appends to `changes` in its own transaction; memory is kept current by reading that table on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Float,
     ForeignKey,
     Index,
@@ -24,16 +21,12 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from control import schema_enrolment
-
 metadata = MetaData()
 
 
 def _owner() -> Column[str]:
     return Column("owner", String(64), nullable=False, server_default="default")
 
-
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
 titles = Table(
     "titles",
@@ -168,9 +161,6 @@ changes = Table(
     Column("detail", Text, nullable=False),
     sqlite_autoincrement=True,
 )
-
-_OF_VERSION_1 = tuple(metadata.tables.values())
-
 # Who may act through the API: a name, and the BLAKE3 of the token that proves it. Times in UTC seconds.
 operators = Table(
     "operators",
@@ -203,9 +193,35 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-enrolments, certificates = schema_enrolment.define(metadata)
-
-
+# Enrolment: who may have a certificate, and which certificates there are. Times in UTC seconds.
+# One row per appliance: its newest code, and whether it is revoked. `key` is the fingerprint of the public key
+# that the code was used for, None until it is used.
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    _owner(),
+    Column("hash", String(64), nullable=False),
+    Column("made", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("key", String(64), nullable=True),
+    Column("revoked", Float, nullable=True),
+)
+# Serial numbers in hexadecimal: they have up to 159 bits.
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("appliance", ForeignKey("appliances.id"), nullable=False),
+    _owner(),
+    Column("key", String(64), nullable=False),
+    Column("issued", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("revoked", Float, nullable=True),
+    Index("certificates_appliance", "appliance"),
+    Index("certificates_revoked", "revoked"),
+)
 # Appliances that are to fetch nothing for now.
 paused = Table(
     "paused",
@@ -214,8 +230,6 @@ paused = Table(
     _owner(),
     Column("at", Float, nullable=False),
 )
-
-
 # What boxes of a site may fetch together over its line, bit/s.
 sites = Table(
     "sites",
@@ -253,8 +267,6 @@ sent_marks = Table(
     Column("started", Float, nullable=False),
     Column("sent", BigInteger, nullable=False),
 )
-
-
 # What upstream CDNs asked for (RFC 8007), and which versions that is to be done to: JSON.
 triggers = Table(
     "triggers",
@@ -282,37 +294,16 @@ pins = Table(
     _owner(),
     Column("until", Float, nullable=False),
 )
-
-
-def _first(connection: Connection) -> None:
-    """Version 1: the catalog, and all that is placed and filled."""
-    metadata.create_all(connection, tables=_OF_VERSION_1)
-
-
-def _second(connection: Connection) -> None:
-    """Version 2: operators, and the audit log."""
-    metadata.create_all(connection, tables=(operators, audit))
-
-
-def _third(connection: Connection) -> None:
-    """Version 3: enrolment of appliances, and their certificates."""
-    metadata.create_all(connection, tables=(enrolments, certificates))
-
-
-def _fourth(connection: Connection) -> None:
-    """Version 4: fills that are paused."""
-    metadata.create_all(connection, tables=(paused,))
-
-
-def _fifth(connection: Connection) -> None:
-    """Version 5: lines of sites, versions removed, and what was sent and filled."""
-    metadata.create_all(connection, tables=(sites, doomed, traffic, sent_marks))
-
-
-def _sixth(connection: Connection) -> None:
-    """Version 6: triggers of upstream CDNs, and what they pin."""
-    metadata.create_all(connection, tables=(triggers, pins))
-
-
-# In order; number n leads from version n - 1 to n. A released migration is never edited.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third, _fourth, _fifth, _sixth)
+# When each box was last heard, and until when somebody listened (one row, 1): written in batches. UTC seconds.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("at", Float, nullable=False),
+)
+listening = Table(
+    "listening",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("until", Float, nullable=False),
+)

@@ -142,6 +142,8 @@ class State:
     revoked: Revocations = field(default_factory=Revocations)
     """Certificates and boxes that are trusted no longer."""
     seq: int = 0
+    placements: int = 0
+    """Counts how often `titles`, `wanted` and `pins` were loaded: as long as it stays, so do they."""
     _indexes: OrderedDict[tuple[str, str], dict[str, SegmentIndex]] = field(default_factory=OrderedDict)
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -212,6 +214,8 @@ class State:
                 self.operators = await accounts.load(connection)
             case "certificate":
                 self.revoked = await revocation.load(connection)
+        if kind in ("title", "plan"):
+            self.placements += 1
 
     async def _load_titles(self, connection: AsyncConnection, only: str | None) -> None:
         query, version_query = select(schema.titles), select(schema.versions)

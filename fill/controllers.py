@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import aiohttp
@@ -11,7 +11,17 @@ import msgspec
 from oca import wire
 from oca.errors import FormatError, OcaError
 from oca.trust.identity import Proof
-from oca.wire import MAX_BODY, FillLease, FillManifest, FillReport, Message, Source, Sources
+from oca.wire import (
+    MAX_BODY,
+    FillLease,
+    FillManifest,
+    FillReport,
+    Message,
+    Source,
+    Sources,
+    SourcesOrder,
+    Track,
+)
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 
@@ -36,50 +46,65 @@ class Controllers:
         self._appliance = appliance
         self._urls = urls
         self._proof = proof
+        self._manifest: tuple[str, FillManifest] | None = None
 
     async def manifest(self) -> FillManifest:
-        """What the plan in force wants on this appliance. Raises ControllerError."""
-        where = f"fill manifest of {self._appliance}"
-        manifest = await self._ask("GET", "fill-manifest", FillManifest, where)
+        """What the plan in force wants on this appliance, fetched only if it is another. Raises ControllerError."""
+        answer = await self._send("GET", "fill", known=self._manifest[0] if self._manifest is not None else "")
+        if answer is None and self._manifest is not None:
+            return self._manifest[1]
+        data, etag = answer or (b"", "")
+        manifest = self._read(data, FillManifest, f"fill manifest of {self._appliance}")
         if manifest.appliance != self._appliance:
             raise ControllerError(f"the controller sent {self._appliance} the manifest of {manifest.appliance}")
+        self._manifest = (etag, manifest) if etag else None
         return manifest
 
     async def sources(self, title: str, version: str, track: str) -> list[Source]:
         """Where to fetch a track now, best first. Raises ControllerError."""
-        query = {"title": title, "version": version, "track": track}
-        where = f"sources of {title} {version} {track}"
-        return (await self._ask("GET", "sources", Sources, where, query)).sources
+        order = SourcesOrder(tracks=[Track(title, version, track)])
+        found = await self._ask("sources", Sources, f"sources of {title} {version} {track}", wire.encode(order))
+        if len(found.tracks) != 1:
+            raise ControllerError(f"asked for the sources of one track, the controller told of {len(found.tracks)}")
+        return found.tracks[0]
 
     async def lease(self) -> FillLease:
         """What of the site's line may be used for the next seconds. Raises ControllerError."""
-        return await self._ask("POST", "fill-lease", FillLease, f"fill lease of {self._appliance}")
+        return await self._ask("fill-lease", FillLease, f"fill lease of {self._appliance}")
 
     async def report(self, report: FillReport) -> None:
         """Tell how the fill goes; repeating a report is harmless. Raises ControllerError."""
-        await self._send("POST", "fill-report", None, wire.encode(report))
+        await self._send("POST", "fill-report", wire.encode(report))
 
-    async def _ask(
-        self, method: str, call: str, kind: type[M], where: str, query: Mapping[str, str] | None = None
-    ) -> M:
-        data = await self._send(method, call, query, None)
+    async def _ask(self, call: str, kind: type[M], where: str, body: bytes | None = None) -> M:
+        answer = await self._send("POST", call, body)
+        return self._read(answer[0] if answer is not None else b"", kind, where)
+
+    @staticmethod
+    def _read(data: bytes, kind: type[M], where: str) -> M:
         try:
             return wire.decode(data, kind, where)
         except FormatError as error:
             raise ControllerError(str(error)) from None
 
-    async def _send(self, method: str, call: str, query: Mapping[str, str] | None, body: bytes | None) -> bytes:
+    async def _send(
+        self, method: str, call: str, body: bytes | None = None, known: str = ""
+    ) -> tuple[bytes, str] | None:
+        """The body of the first good answer, and its ETag; None if it is the one whose ETag is `known`."""
         failures = []
+        fields = {"If-None-Match": known} if known else {}
         for base in self._urls:
             url = f"{base}/api/v1/appliances/{self._appliance}/{call}"
             try:
                 shown = self._proof.context() if self._proof is not None and base.startswith("https:") else True
                 async with self._session.request(
-                    method, url, params=query, data=body, timeout=_TIMEOUT, allow_redirects=False, ssl=shown
+                    method, url, headers=fields, data=body, timeout=_TIMEOUT, allow_redirects=False, ssl=shown
                 ) as response:
                     data = await _body(response)
                     if response.status < 300:
-                        return data
+                        return data, response.headers.get("ETag", "")
+                    if response.status == 304 and known:
+                        return None
                     failures.append(f"{base} answers {response.status}: {_sentence(data)}")
             except (aiohttp.ClientError, TimeoutError, OSError, OcaError) as error:
                 failures.append(f"{base}: {error or type(error).__name__}")

@@ -34,7 +34,7 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = 1
     wait_s: Annotated[
         float, Meta(ge=0, description="seconds for which the others wait for one of them to have it")
-    ] = 30.0
+    ] = 60.0
 
 
 ONE_MASTER = Escalation()

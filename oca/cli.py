@@ -42,7 +42,6 @@ app = typer.Typer(
     help="Run a video CDN appliance: serve the content in its store, and report to a controller.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 Config = Annotated[Path, typer.Option("--config", "-c", help="The appliance's settings, a TOML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

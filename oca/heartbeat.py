@@ -25,6 +25,8 @@ _FIRST_INTERVAL_S = 30.0
 _RETRY_S = 5.0
 # How often the store is looked at between two heartbeats; a look is one stat per disk.
 _LOOK_S = 1.0
+# Clocks further apart than this are told of.
+_CLOCK_OFF_S = 30.0
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _MAX_REPLY = 1 << 20
 
@@ -68,6 +70,7 @@ class Reporter:
         self._sent_bytes = 0
         self._sent_at = time.monotonic()
         self._reached = True
+        self._clock_off = False
         self._used: tuple[str, int] = ("", 0)
         self._neighbours = None
         if settings.on_miss != "404":
@@ -97,6 +100,7 @@ class Reporter:
                 try:
                     reply = await self._beat(session)
                     pause = self._interval_s = max(0.1, reply.interval_s)
+                    self.compare_clocks(reply.time - time.time())
                     if reply.send_inventory:
                         await self._send_inventory(session)
                     if self._neighbours is not None and reply.neighbours not in ("", self._neighbours_known):
@@ -110,6 +114,14 @@ class Reporter:
                         _log.warning("no controller takes our reports", detail=str(error))
                     self._reached = False
                 await self._wait(pause)
+
+    def compare_clocks(self, off: float) -> None:
+        """Say once when the controller's clock is `off` seconds ahead of ours: windows and tokens go by clocks."""
+        if abs(off) > _CLOCK_OFF_S and not self._clock_off:
+            _log.warning(
+                "the clocks of this box and of the controller differ: set both by NTP", seconds=round(off, 1)
+            )
+        self._clock_off = abs(off) > _CLOCK_OFF_S
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, but not beyond a change of the store: what a box newly holds should be known at once."""

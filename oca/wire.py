@@ -75,13 +75,15 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class HeartbeatReply(Message, frozen=True, kw_only=True):
-    """How long to wait until the next heartbeat, and whether the inventory is wanted now.
+    """How long to wait until the next heartbeat, what time it is, and whether the inventory is wanted now.
 
-    `neighbours` and `revocations` are the generations that GET neighbours and GET revocations would give now, '' from
-    a controller that has no such call.
+    `fill`, `neighbours` and `revocations` are the generations that GET fill, GET neighbours and GET revocations would
+    give now; that of `fill` is its ETag without the quotes.
     """
 
+    time: float
     interval_s: float
+    fill: str
     send_inventory: bool = False
     neighbours: str = ""
     revocations: str = ""
@@ -144,7 +146,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FillManifest(Message, frozen=True, kw_only=True):
-    """GET /api/v1/appliances/{appliance}/fill-manifest: all that the plan in force wants there.
+    """GET /api/v1/appliances/{appliance}/fill: all that the plan in force wants there, with a strong ETag.
 
     `plan` is 0 while there is no plan; then nothing is filled and nothing removed. `force` asks to fill now,
     window or not; it is the number of the operator's order, reported back so that it is obeyed once. While `paused`,
@@ -174,10 +176,27 @@ class FillLease(Message, frozen=True, kw_only=True):
     seconds: Annotated[float, Meta(gt=0, le=3600)]
 
 
-class Sources(Message, frozen=True, kw_only=True):
-    """GET /api/v1/appliances/{appliance}/sources?title=&version=&track=: ranked, best first, may be empty."""
+class Track(msgspec.Struct, frozen=True):
+    """A track by its names: the numbers that a controller has for tracks are its own."""
 
-    sources: list[Source]
+    title: Id
+    version: VersionId
+    track: Id
+
+
+class SourcesOrder(Message, frozen=True, kw_only=True):
+    """POST /api/v1/appliances/{appliance}/sources: where may these tracks be fetched? Answered by `Sources`."""
+
+    tracks: Annotated[list[Track], Meta(min_length=1, max_length=100)]
+
+
+class Sources(Message, frozen=True, kw_only=True):
+    """For each track asked for, in that order, its sources ranked, best first.
+
+    None of a track that nobody has to give, or that the catalog does not know.
+    """
+
+    tracks: list[list[Source]]
 
 
 class HeldElsewhere(msgspec.Struct, frozen=True, kw_only=True):

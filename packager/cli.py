@@ -27,7 +27,6 @@ app = typer.Typer(
     help="Turn videos into titles that any DASH or HLS player plays, and check titles on disk.",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
 )
 
 Preset = StrEnum(

@@ -122,12 +122,9 @@ def list_appliances(context: typer.Context, as_json: Json = False) -> None:
 def show_appliance(context: typer.Context, box: Box, as_json: Json = False) -> None:
     """Show one appliance and the titles it holds whole."""
     found = controller(context).ask("GET", f"appliances/{quoted(box)}")
-    show(
-        found,
-        as_json,
-        {**_COLUMNS, "url": "", "titles": ""},
-        [(*_row(found), found["url"], " ".join(found["titles"]))],
-    )
+    # Downwards: across it would not fit a terminal.
+    facts = zip((*_COLUMNS, "url", "titles"), (*_row(found), found["url"], " ".join(found["titles"])), strict=True)
+    show(found, as_json, {"": "", "now": ""}, list(facts))
 
 
 @app.command()

@@ -75,7 +75,15 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     rows = []
     for box in found["appliances"]:
         done = box["held"] == box["wanted"]
-        state = "complete" if done else "ordered" if box["order"] else "waits for its window"
+        state = (
+            "nothing planned"
+            if not box["wanted"]
+            else "complete"
+            if done
+            else "ordered"
+            if box["order"]
+            else "waits for its window"
+        )
         if box["paused"]:
             state = "paused"
         elif box["errors"]:
@@ -164,7 +172,7 @@ def explain(
 ) -> None:
     """Explain where a viewer would be sent: the prefix that matched, every candidate and its fate."""
     query = {"client": client, "title": title} | ({"track": track} if track else {})
-    found = controller(context).ask("GET", "explain", **query)
+    found = controller(context).ask("GET", "steer/explain", **query)
     if not as_json:
         match = found["match"]
         where = (

@@ -46,14 +46,26 @@ def show_coverage(context: typer.Context, as_json: Json = False) -> None:
 @demand.command("import")
 def import_demand(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="CSV with the header time,region,title,views, or JSON lines.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the header title,region,requests (of the last 24 hours; a region is a group of the "
+            "coverage file) or time,region,title,views (history), or JSON lines of the latter."
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Import observed demand, the whole file or none of it."""
+    """Import observed demand, the whole file or none of it.
+
+    Requests of the last 24 hours count in the last whole hour, in the place of what is known of that title and region
+    in those 24 hours: `demand show` then expects these numbers, unless older demand weighs in.
+    """
     done = controller(context).ask("POST", "demand", _read(file), name=file.name)
     sentence = f"{done['observations']} observations of {done['views']:.0f} views imported"
     if done["unknown_titles"]:
         sentence += f"; not in the catalog yet: {', '.join(done['unknown_titles'][:10])}"
+    if done["unknown_regions"]:
+        sentence += f"; not in the coverage file in force: {', '.join(done['unknown_regions'][:10])}"
     say(done, as_json, sentence)
 
 

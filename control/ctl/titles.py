@@ -14,6 +14,7 @@ from control.ctl import origins
 from control.ctl.client import ControllerError, Json, controller, fetch, fetch_with_fields, quoted, say, show, size
 from oca.ids import is_version
 from oca.title import model as title_format
+from oca.title.digest import version_of
 from oca.title.model import TITLE_JSON
 
 app = typer.Typer(help="Titles: register, list, look at, choose the version that viewers get.", no_args_is_help=True)
@@ -25,7 +26,8 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="A title's or a version's directory, a version's URL on an origin, or s3://BUCKET/PREFIX/TITLE."
+            help="A version's URL on an origin (http://BOX:PORT/t/TITLE/VERSION/), a title's or a version's "
+            "directory, or s3://BUCKET/PREFIX/TITLE."
         ),
     ],
     as_json: Json = False,
@@ -75,7 +77,19 @@ def _from_url(url: str) -> tuple[bytes, int, Any]:
     modified = email.utils.parsedate_tz(fields.get("Last-Modified", ""))
     if modified is None:
         raise ControllerError(f"{base} gives no Last-Modified: is it an origin of ours?")
+    check_named(base, data)
     return data, email.utils.mktime_tz(modified), lambda name: fetch(f"{base}/{name}", who="the origin")
+
+
+def check_named(url: str, title_json: bytes) -> None:
+    """That a title.json is of the title and version that its URL ends with; ControllerError if it is not."""
+    said = url.split("/")[-2:]
+    found = [title_format.decode(title_json, f"{url}/{TITLE_JSON}").id, version_of(title_json)]
+    if said != found:
+        raise ControllerError(
+            f"{url} gives title {found[0]} version {found[1]} (by BLAKE3 of its {TITLE_JSON}), which is not what its "
+            "URL says: give the URL of a version, such as http://box:8080/t/TITLE/VERSION/"
+        )
 
 
 @app.command("list")

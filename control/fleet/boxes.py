@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from aiohttp import web
 
 from control.http import NO_STORE, parts
-from control.state import Appliance, UnknownError
+from control.state import Appliance
 from oca import wire
 from oca.errors import FormatError
-from oca.wire import FillReport, Heartbeat, HeartbeatReply, Inventory, M
+from oca.http import conditional
+from oca.wire import FillReport, Heartbeat, HeartbeatReply, Inventory, M, Sources, SourcesOrder
 
 _BASE = "/api/v1/appliances/{appliance}"
 # What a box tells of its store is kept in memory: a generation is a short string, and a large box has some 100,000
@@ -23,9 +25,9 @@ def routes() -> list[web.RouteDef]:
     return [
         web.post(f"{_BASE}/heartbeat", heartbeat),
         web.put(f"{_BASE}/inventory", inventory),
-        web.get(f"{_BASE}/fill-manifest", fill_manifest),
+        web.get(f"{_BASE}/fill", fill_manifest),
         web.post(f"{_BASE}/fill-lease", fill_lease),
-        web.get(f"{_BASE}/sources", sources),
+        web.post(f"{_BASE}/sources", sources),
         web.get(f"{_BASE}/neighbours", neighbours),
         web.get(f"{_BASE}/revocations", revocations),
         web.post(f"{_BASE}/fill-report", fill_report),
@@ -64,12 +66,15 @@ async def heartbeat(request: web.Request) -> web.Response:
         _check_generation(generation, f"heartbeat of {beat.appliance}")
     of = parts(request)
     of.fleet.registry.beat(beat)
+    box = of.state.appliance(beat.appliance)
     known = of.state.held(beat.appliance).generation
     return _answer(
         HeartbeatReply(
+            time=time.time(),
+            fill=of.fleet.fill_generation(box),
             interval_s=of.settings.heartbeat_s,
             send_inventory=beat.inventory != known,
-            neighbours=of.fleet.neighbourhood(of.state.appliance(beat.appliance)).generation,
+            neighbours=of.fleet.neighbourhood(box).generation,
             revocations=of.state.revoked.generation,
         )
     )
@@ -87,8 +92,14 @@ async def inventory(request: web.Request) -> web.Response:
 
 
 async def fill_manifest(request: web.Request) -> web.Response:
-    """What the plan in force wants on this appliance."""
-    return _answer(parts(request).fleet.fill_manifest(_box(request)))
+    """What the plan in force wants on this appliance; 304 to one that has it already."""
+    fleet, box = parts(request).fleet, _box(request)
+    fields = {"ETag": f'"{fleet.fill_generation(box)}"', "Cache-Control": "no-cache"}
+    asked = request.headers.getall("If-None-Match", ())
+    if conditional.evaluate(fields["ETag"], 0, if_none_match=asked) == "not modified":
+        return web.Response(status=304, headers=fields)
+    body = wire.encode(fleet.fill_manifest(box))
+    return web.Response(body=body, content_type="application/json", headers=fields)
 
 
 async def fill_lease(request: web.Request) -> web.Response:
@@ -97,13 +108,10 @@ async def fill_lease(request: web.Request) -> web.Response:
 
 
 async def sources(request: web.Request) -> web.Response:
-    """Where the appliance may fetch a track, best first."""
-    of, box = parts(request), _box(request)
-    version = of.state.version(request.query.get("title", ""), request.query.get("version", "-"))
-    track = request.query.get("track", "")
-    if track not in version.track_ids:
-        raise UnknownError(f"title {version.title.id} has no track {track[:64]!r}")
-    return _answer(of.fleet.sources(box, version, track))
+    """Where the appliance may fetch each of the tracks that it wants, best first."""
+    order = await _message(request, SourcesOrder, "sources")
+    fleet, box = parts(request).fleet, _box(request)
+    return _answer(Sources(tracks=[fleet.sources(box, track) for track in order.tracks]))
 
 
 async def neighbours(request: web.Request) -> web.Response:

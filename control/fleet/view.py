@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+import msgspec
+from blake3 import blake3
+
 from control.fills.leases import LEASE_S, Leases
 from control.fleet.neighbourhood import Neighbourhood
 from control.fleet.registry import Registry
@@ -19,9 +22,10 @@ from control.titles.origins import Origins
 from fill.outlook import Outlook, outlook
 from fill.ranking import UNKNOWN_COST, Escalation, Holder, Verdict, explain, sources
 from fill.window import Window, of
+from oca import wire
 from oca.config import FillSettings
 from oca.errors import ConfigError
-from oca.wire import Doomed, FillItem, FillLease, FillManifest, FillReport, FillTerms, Sources
+from oca.wire import Doomed, FillItem, FillLease, FillManifest, FillReport, FillTerms, Source, Track
 
 # A fill that asked for no lease for so long has ended.
 _FILLING_S = 5 * LEASE_S
@@ -48,6 +52,8 @@ class Fleet:
         self.filling: dict[str, float] = {}
         """When each box that fills last asked for its lease, which it does all the time (time.monotonic())."""
         self._in_vain: dict[str, set[int]] = {}
+        # Of what was wanted when State.placements was so many.
+        self._digests: tuple[int, dict[str, bytes]] = 0, {}
 
     def url(self, box: Appliance) -> str:
         """Where the box is reached: as it last said itself, else as registered."""
@@ -111,6 +117,20 @@ class Fleet:
 
     def fill_manifest(self, box: Appliance) -> FillManifest:
         """What the plan in force wants on the box, the most valuable for its bytes first."""
+        return self._manifest(box, self._items(box))
+
+    def fill_generation(self, box: Appliance) -> str:
+        """A string that is another whenever the fill manifest is. Cheap enough for every heartbeat."""
+        if self._digests[0] != self.state.placements:
+            self._digests = self.state.placements, {}
+        digests = self._digests[1]
+        if box.id not in digests:
+            digests[box.id] = blake3(msgspec.json.encode(self._items(box))).digest()
+        # All but what may be long is looked at anew: who is alive is nothing that a plan tells.
+        rest = wire.encode(self._manifest(box, []))
+        return blake3(digests[box.id] + rest).hexdigest(length=16)
+
+    def _items(self, box: Appliance) -> list[FillItem]:
         wanted = self.state.wanted.get(box.id, {})
         items = []
         for title in self.state.titles.values():
@@ -127,12 +147,15 @@ class Fleet:
                             value=sum(wanted[version.track_ids[track.name]] for track in tracks),
                         )
                     )
+        items.sort(key=lambda item: (-item.value / max(1, item.bytes), item.title, item.version))
+        return items
+
+    def _manifest(self, box: Appliance, items: list[FillItem]) -> FillManifest:
         unknown = self.state.held(box.id).unknown if box.role != "origin" else ()
         here = self._holder(box, box)
         others = [self._holder(other, box) for other in self.state.appliances.values()]
         line = self.state.lines.get(box.site)
         mates = sum(other.site == box.site and other.role != "origin" for other in others)
-        items.sort(key=lambda item: (-item.value / max(1, item.bytes), item.title, item.version))
         return FillManifest(
             appliance=box.id,
             plan=self.state.plan,
@@ -194,10 +217,14 @@ class Fleet:
             for track in version.title.tracks
         }
 
-    def sources(self, box: Appliance, version: Version, track: str) -> Sources:
-        """Where the box may fetch a track, best first."""
-        ranked = sources(*self._asked(box, version, track), self.escalation)
-        return Sources(sources=self.origins.signed(ranked, version, track))
+    def sources(self, box: Appliance, track: Track) -> list[Source]:
+        """Where the box may fetch a track, best first; nowhere if the catalog does not know it."""
+        title = self.state.titles.get(track.title)
+        version = title.versions.get(track.version) if title is not None else None
+        if version is None or track.track not in version.track_ids:
+            return []
+        ranked = sources(*self._asked(box, version, track.track), self.escalation)
+        return self.origins.signed(ranked, version, track.track)
 
     def why(self, box: Appliance, version: Version, track: str) -> list[Verdict]:
         """As `sources`, with everybody who is no source, and why."""

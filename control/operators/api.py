@@ -83,7 +83,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{base}/plans", list_plans),
         web.post(f"{base}/plans", make_plan),
         web.get(f"{base}/plans/{{plan}}", show_plan),
-        web.get(f"{base}/explain", explain),
+        web.get(f"{base}/steer/explain", explain),
         web.get(f"{base}/changes", list_changes),
         web.get(f"{base}/audit", list_audit),
     ]
@@ -192,7 +192,7 @@ def _appliance(of: Parts, box: Appliance) -> dict[str, Any]:
         "site": box.site,
         "role": box.role,
         "url": of.fleet.url(box),
-        "alive": of.fleet.registry.alive(box.id) and beat is not None,
+        "alive": of.fleet.registry.alive(box.id) and silence is not None,
         "draining": box.draining,
         "silent_s": None if silence is None else round(silence, 2),
         "capacity_bps": box.capacity_bps,
@@ -267,11 +267,19 @@ async def show_demand(request: web.Request) -> web.Response:
 async def import_demand(request: web.Request) -> web.Response:
     """Take a file of observations, whole or not at all."""
     name = request.query.get("name", "demand file")[:200]
-    found = await asyncio.to_thread(demand.parse, await request.read(), name)
+    found = await asyncio.to_thread(demand.parse, await request.read(), name, int(time.time()))
     of = parts(request)
     unknown = sorted({o.title for o in found} - of.state.titles.keys())
     await of.catalog.import_demand(found, name)
-    return json({"observations": len(found), "views": sum(o.views for o in found), "unknown_titles": unknown[:100]})
+    strange = sorted({o.region for o in found} - of.state.coverage.zones.keys())
+    return json(
+        {
+            "observations": len(found),
+            "views": sum(o.views for o in found),
+            "unknown_titles": unknown[:100],
+            "unknown_regions": strange[:100],
+        }
+    )
 
 
 async def _expected(of: Parts) -> dict[tuple[str, str], float]:
@@ -329,7 +337,8 @@ async def show_plan(request: web.Request) -> web.Response:
     number = of.state.plan if asked == "latest" else int(asked) if asked.isdecimal() and len(asked) < 10 else 0
     plan = await of.catalog.plan(number)
     if plan is None:
-        raise UnknownError(f"there is no plan {asked[:20]}: make one with `ocactl plan make`")
+        which = "yet" if asked == "latest" else asked[:20]
+        raise UnknownError(f"there is no plan {which}: make one with `ocactl plan make`")
     now = plan.id == of.state.plan
     outlooks = [told(each) for each in of.fleet.outlooks(of.state.wanted, time.time())] if now else []
     return json({**msgspec.structs.asdict(plan), "outlook": outlooks})

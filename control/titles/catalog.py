@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 
 from control import schema
-from control.demand import Observation
+from control.demand import HOUR_S, Observation
 from control.placement.plan import Plan
 from control.state import Appliance, Held, Version
 from control.writer import ConflictError, Writer, key
@@ -225,17 +225,18 @@ class Catalog(Writer):
         await self._state.catch_up()
 
     async def import_demand(self, observations: Sequence[Observation], where: str) -> None:
-        """Store observations; one of the same hour, region and title replaces the one that is there."""
+        """Store observations; each replaces those of its region and title in the hours that it is of."""
         table = schema.demand
         rows = [{"hour": o.hour, "region": o.region, "title": o.title, "views": o.views} for o in observations]
         async with self._writing.begin() as connection:
-            hours = sorted({o.hour for o in observations})
+            first = min(o.hour - (o.hours - 1) * HOUR_S for o in observations)
             keys = {(o.hour, o.region, o.title) for o in observations}
+            long = {(o.region, o.title): range(o.hour - (o.hours - 1) * HOUR_S, o.hour) for o in observations}
             query = select(table.c.hour, table.c.region, table.c.title).where(
-                table.c.hour.between(hours[0], hours[-1])
+                table.c.hour.between(first, max(o.hour for o in observations))
             )
             for hour, region, of in (await connection.execute(query)).all():
-                if (hour, region, of) in keys:
+                if (hour, region, of) in keys or hour in long.get((region, of), ()):
                     await connection.execute(
                         delete(table).where(table.c.hour == hour, table.c.region == region, table.c.title == of)
                     )

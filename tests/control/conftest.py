@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,13 +62,21 @@ class Desk:
         return self.app[PARTS]
 
     async def answer(
-        self, method: str, path: str, data: bytes | None = None, viewer: str = "", token: str | None = None
+        self,
+        method: str,
+        path: str,
+        data: bytes | None = None,
+        viewer: str = "",
+        token: str | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes, dict[str, str]]:
         """Status, body and header fields of the answer to exactly this target; redirects are not followed.
 
         `viewer` is an address that a proxy is made to vouch for; `token` an operator's.
         """
-        fields = {"X-Forwarded-For": viewer} if viewer else {}
+        fields = dict(fields or {})
+        if viewer:
+            fields["X-Forwarded-For"] = viewer
         if token is not None:
             fields["Authorization"] = f"Bearer {token}"
         target = URL(f"http://{self.server.host}:{self.server.port}{path}", encoded=True)
@@ -119,6 +127,14 @@ class Desk:
         rows = [HeldTracks(made.id, made.version, tracks.split()) for made, tracks in held]
         body = wire.pack(Inventory(appliance=name, generation=generation, held=rows))
         await self.ask("PUT", f"appliances/{name}/inventory", body, 204)
+
+    async def sources(self, name: str, *tracks: tuple[MadeTitle, str]) -> list[list[wire.Source]]:
+        """Where an appliance may fetch tracks of titles."""
+        order = wire.SourcesOrder(tracks=[wire.Track(made.id, made.version, track) for made, track in tracks])
+        path = f"/api/v1/appliances/{name}/sources"
+        status, answer, _ = await self.answer("POST", path, wire.encode(order))
+        assert status == 200, answer
+        return wire.decode(answer, wire.Sources, "sources").tracks
 
     async def plan(self, *rows: tuple[str, str, float]) -> Any:
         """Import demand and put a plan for it in force."""

@@ -84,8 +84,8 @@ async def test_bad_registrations(desk: Desk, wrong: dict[str, Any]) -> None:
     [
         ("POST", "appliances/x/heartbeat", BEAT | {"appliance": "x"}),
         ("PUT", "appliances/x/inventory", {}),
-        ("GET", "appliances/x/fill-manifest", None),
-        ("GET", "appliances/x/sources", None),
+        ("GET", "appliances/x/fill", None),
+        ("POST", "appliances/x/sources", {"tracks": []}),
         ("POST", "appliances/x/fill-report", {}),
         ("GET", "appliances/x", None),
         ("PUT", "appliances/x/drain", {"draining": True}),
@@ -124,7 +124,12 @@ async def test_bad_heartbeats(desk: Desk, wrong: dict[str, Any]) -> None:
 async def test_garbage(desk: Desk, body: bytes) -> None:
     """Any message of an appliance may be garbage."""
     await desk.ask("POST", "appliances", SPEC, 201)
-    for method, message in (("POST", "heartbeat"), ("PUT", "inventory"), ("POST", "fill-report")):
+    for method, message in (
+        ("POST", "heartbeat"),
+        ("PUT", "inventory"),
+        ("POST", "sources"),
+        ("POST", "fill-report"),
+    ):
         assert "north-1" in await desk.ask(method, f"appliances/north-1/{message}", body, 400)
 
 
@@ -217,7 +222,7 @@ async def test_bad_inventories(desk: Desk, make_title: MakeTitle, tmp_path: Path
 
 async def ranked(desk: Desk) -> dict[str, int | None]:
     """Rank of every appliance for a viewer in the north."""
-    found = await desk.ask("GET", "explain?client=192.0.2.9&title=clip")
+    found = await desk.ask("GET", "steer/explain?client=192.0.2.9&title=clip")
     return {row["appliance"]: row["rank"] for row in found["candidates"]}
 
 

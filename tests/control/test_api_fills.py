@@ -33,7 +33,7 @@ async def fleet(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> MadeTitle:
 
 
 async def manifest(desk: Desk, box: str) -> FillManifest:
-    _, data, _ = await desk.answer("GET", f"/api/v1/appliances/{box}/fill-manifest")
+    _, data, _ = await desk.answer("GET", f"/api/v1/appliances/{box}/fill")
     return wire.decode(data, FillManifest, "manifest")
 
 
@@ -102,7 +102,7 @@ async def test_sources_and_why(desk: Desk, fleet: MadeTitle) -> None:
         assert reasons[me] == "the one that asks"
         assert "edge of site south" in reasons["south-1"]
         waits[me] = rows[0]["wait_s"]
-    assert sorted(waits.values()) == [0, 30]
+    assert sorted(waits.values()) == [0, 60]
     master, other = sorted(waits, key=lambda box: waits[box])
     await lease(desk, master)
     ask = f"fills/sources?appliance={other}&title=clip&track=v1"
@@ -116,7 +116,7 @@ async def test_sources_and_why(desk: Desk, fleet: MadeTitle) -> None:
         found = (await desk.ask("GET", ask))["tracks"][0]["sources"][0]["wait_s"]
         assert found == wait, "who has failed is waited for no longer, until it tries again"
     desk.parts.fleet.filling[master] -= 11
-    assert (await desk.ask("GET", ask))["tracks"][0]["sources"][0]["wait_s"] == 30
+    assert (await desk.ask("GET", ask))["tracks"][0]["sources"][0]["wait_s"] == 60
     await desk.tell("north-2", (fleet, "v1"))
     (rows,) = [
         each["sources"] for each in (await desk.ask("GET", "fills/sources?appliance=north-1&title=clip"))["tracks"]

@@ -42,6 +42,30 @@ async def test_nothing_to_plan_with(
     assert "there is no plan" in await desk.ask("POST", "fills", {}, 400)
 
 
+async def test_requests_of_the_last_day(desk: Desk) -> None:
+    """They are expected again; told anew they replace what is known of that day; a bad line changes nothing."""
+    await desk.cover()
+    head = b"title,region,requests\n"
+
+    async def told(*rows: bytes, status: int = 200) -> Any:
+        return await desk.ask("POST", "demand?name=d.csv", head + b"\n".join(rows), status)
+
+    async def expected() -> dict[str, float]:
+        return {row["region"]: row["views"] for row in await desk.ask("GET", "demand")}
+
+    done = await told(b"clip,north,1000", b"clip,nowhere,5")
+    assert (done["unknown_titles"], done["unknown_regions"]) == (["clip"], ["nowhere"])
+    assert await expected() == {"north": 1000, "nowhere": 5}
+    await told(b"clip,north,30", b"clip,south,2")
+    assert "d.csv line 3: requests 'x'" in await told(b"clip,north,7", b"clip,south,x", status=400)
+    assert await expected() == {"north": 30, "nowhere": 5, "south": 2}
+    # An hour earlier, of the same day: told of with its time it would add up, but for what is told anew.
+    await desk.ask("POST", "demand", demand_csv(("north", "clip", 10)))
+    assert await expected() == {"north": 40, "nowhere": 5, "south": 2}
+    await told(b"clip,north,60")
+    assert await expected() == {"north": 60, "nowhere": 5, "south": 2}
+
+
 async def planned(desk: Desk, make_title: MakeTitle, root: Path) -> tuple[MadeTitle, MadeTitle]:
     """An origin that holds two titles, and a plan that puts both into the north, the second the more valuable."""
     clip, hit = make_title(root), make_title(root, name="hit", seed=2, v1=[3000], v2=[1000], a1=[500])
@@ -106,7 +130,7 @@ async def test_nothing_fits(desk: Desk, make_title: MakeTitle, tmp_path: Path) -
     await desk.ask("PUT", "appliances/north-2/drain", {"draining": True})
     shown = await desk.plan(("north", "clip", 5))
     assert (shown["tracks"], shown["appliances"], shown["objective"], shown["gap"]) == (0, 1, 0.0, 0.0)
-    manifest = await desk.ask("GET", "appliances/north-1/fill-manifest")
+    manifest = await desk.ask("GET", "appliances/north-1/fill")
     assert (manifest["plan"], manifest["items"]) == (1, [])
 
 
@@ -116,7 +140,7 @@ async def test_demand(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None
     done = await desk.ask(
         "POST", "demand", demand_csv(("north", "clip", 5), ("north", "soon", 2), ("south", "clip", 1))
     )
-    assert done == {"observations": 3, "views": 8.0, "unknown_titles": ["soon"]}
+    assert (done["observations"], done["views"], done["unknown_titles"]) == (3, 8.0, ["soon"])
     await desk.ask("POST", "demand", demand_csv(("north", "clip", 50), ("south", "soon", 9)))
     assert await desk.ask("GET", "demand") == [
         {"region": "north", "title": "clip", "views": 50.0},
@@ -148,7 +172,7 @@ async def test_fill_manifest(desk: Desk, make_title: MakeTitle, tmp_path: Path) 
     """Exactly what the plan wants there, the most valuable first, with the time at which it was published."""
     clip, hit = await planned(desk, make_title, tmp_path / "s")
     manifest = wire.decode(
-        (await desk.answer("GET", "/api/v1/appliances/north-1/fill-manifest"))[1], wire.FillManifest, "manifest"
+        (await desk.answer("GET", "/api/v1/appliances/north-1/fill"))[1], wire.FillManifest, "manifest"
     )
     assert (manifest.appliance, manifest.plan, manifest.force) == ("north-1", 1, 0)
     assert [(item.title, item.version, item.tracks, item.published) for item in manifest.items] == [
@@ -159,7 +183,7 @@ async def test_fill_manifest(desk: Desk, make_title: MakeTitle, tmp_path: Path) 
     assert manifest.items[1].bytes == sum(
         len(clip.bytes_of(f"{track}.{kind}")) for track in clip.indexes for kind in ("mp4", "idx")
     )
-    assert (await desk.ask("GET", "appliances/origin/fill-manifest"))["items"] == []
+    assert (await desk.ask("GET", "appliances/origin/fill"))["items"] == []
 
 
 async def test_what_is_worth_most_for_its_bytes_comes_first(
@@ -185,7 +209,7 @@ async def test_what_is_worth_most_for_its_bytes_comes_first(
 async def test_no_plan_no_fill(desk: Desk) -> None:
     """Plan 0 says that there is none."""
     await desk.box("north-1")
-    manifest = await desk.ask("GET", "appliances/north-1/fill-manifest")
+    manifest = await desk.ask("GET", "appliances/north-1/fill")
     assert (manifest["plan"], manifest["items"], manifest["force"]) == (0, [], 0)
 
 
@@ -209,7 +233,7 @@ async def test_orders(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None
     await planned(desk, make_title, tmp_path / "s")
 
     async def force(box: str) -> int:
-        number: int = (await desk.ask("GET", f"appliances/{box}/fill-manifest"))["force"]
+        number: int = (await desk.ask("GET", f"appliances/{box}/fill"))["force"]
         assert number == (await fill_of(desk, box))["order"]
         return number
 
@@ -237,7 +261,7 @@ async def test_orders_taken_back(desk: Desk, make_title: MakeTitle, tmp_path: Pa
     assert [(await fill_of(desk, box))["order"] for box in ("north-1", "south-1")] == [1, 0]
     assert await desk.ask("POST", "fills/cancel", {}) == ["north-1"]
     assert await desk.ask("POST", "fills/cancel", {}) == []
-    assert (await desk.ask("GET", "appliances/north-1/fill-manifest"))["force"] == 0
+    assert (await desk.ask("GET", "appliances/north-1/fill"))["force"] == 0
     await desk.ask("POST", "fills/cancel", {"appliances": ["nobody"]}, 404)
 
 
@@ -246,7 +270,7 @@ async def test_pauses(desk: Desk, start: Start, make_title: MakeTitle, tmp_path:
     await planned(desk, make_title, tmp_path / "s")
 
     async def paused(of: Desk) -> list[bool]:
-        told = [(await of.ask("GET", f"appliances/{box}/fill-manifest"))["paused"] for box in ("north-1", "south-1")]
+        told = [(await of.ask("GET", f"appliances/{box}/fill"))["paused"] for box in ("north-1", "south-1")]
         shown = [(await fill_of(of, box))["paused"] for box in ("north-1", "south-1")]
         assert told == shown
         return shown
@@ -325,8 +349,8 @@ async def test_many_reports_at_once(desk: Desk, make_title: MakeTitle, tmp_path:
 
 
 async def sources(desk: Desk, made: MadeTitle, track: str = "v1") -> list[tuple[str, str]]:
-    found = await desk.ask("GET", f"appliances/north-1/sources?title={made.id}&version={made.version}&track={track}")
-    return [(row["appliance"], row["rank"]) for row in found["sources"]]
+    [found] = await desk.sources("north-1", (made, track))
+    return [(source.appliance, source.rank) for source in found]
 
 
 async def test_sources(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None:
@@ -346,26 +370,83 @@ async def test_sources(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> Non
     await desk.beat("origin")
     assert await sources(desk, clip) == [("origin", "origin")]
     await desk.beat("north-2", url="http://moved.example")
-    found = await desk.ask("GET", f"appliances/north-1/sources?title=clip&version={clip.version}&track=v1")
-    assert found["sources"][0]["url"] == "http://moved.example"
+    [found] = await desk.sources("north-1", (clip, "v1"))
+    assert found[0].url == "http://moved.example"
+
+
+async def test_sources_of_many_tracks(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None:
+    """Each has its own, in the order asked; what the catalog does not know has none."""
+    clip, _ = await planned(desk, make_title, tmp_path / "s")
+    await desk.box("north-2")
+    await desk.tell("north-2", (clip, "a1"))
+    stranger = make_title(tmp_path / "other", name="stranger")
+    asked = [(clip, "a1"), (clip, "v9"), (stranger, "v1"), (clip, "v1"), (clip, "a1")]
+    found = [[source.appliance for source in each] for each in await desk.sources("north-1", *asked)]
+    assert found == [["north-2", "origin"], [], [], ["origin"], ["north-2", "origin"]]
 
 
 @pytest.mark.parametrize(
-    "query",
+    "tracks",
     [
-        "title=clip&version={version}&track=v9",
-        "title=clip&version={version}",
-        "title=clip&track=v1",
-        "title=clip&version=0&track=v1",
-        "title=nothing&version={version}&track=v1",
-        "title=..%2Fclip&version={version}&track=v1",
-        "",
+        [],
+        [["clip", "0" * 32]],
+        [["clip", "0", "v1"]],
+        [["../clip", "0" * 32, "v1"]],
+        [["clip", "0" * 32, "v1"]] * 101,
+        [{"title": "clip", "version": "0" * 32}],
     ],
 )
-async def test_sources_of_nothing(desk: Desk, make_title: MakeTitle, tmp_path: Path, query: str) -> None:
-    """404 with a sentence."""
-    made = make_title(tmp_path / "s")
-    await desk.register(made)
+async def test_bad_orders_of_sources(desk: Desk, tracks: list[object]) -> None:
+    """400 with a sentence that names the appliance."""
     await desk.box("north-1")
-    query = query.format(version=made.version)
-    await desk.ask("GET", f"appliances/north-1/sources?{query}", status=404)
+    body = {"format": 1, "tracks": tracks}
+    assert "north-1" in await desk.ask("POST", "appliances/north-1/sources", body, 400)
+
+
+async def test_a_manifest_that_one_has_is_not_sent_again(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None:
+    """Its ETag is another whenever it says something else, and heartbeats tell which it is now."""
+    clip, _ = await planned(desk, make_title, tmp_path / "s")
+    path, now = "/api/v1/appliances/north-1/fill", 0.0
+    desk.parts.fleet.registry = Registry(90.0, clock=lambda: now)
+
+    async def fetched() -> str:
+        status, _, fields = await desk.answer("GET", path)
+        assert status == 200
+        assert (await desk.beat("north-1"))["fill"] == fields["Etag"].strip('"')
+        return fields["Etag"]
+
+    async def status(etag: str) -> int:
+        got, body, _ = await desk.answer("GET", path, fields={"If-None-Match": etag})
+        assert bool(body) == (got == 200)
+        return got
+
+    known = [await fetched()]
+    assert not known[0].startswith("W/")
+    await desk.tell("north-1", (clip, "v1"))
+    await desk.beat("origin")
+    assert [await status(known[0]), await status(f'"x", {known[0]}'), await status('"x"')] == [304, 304, 200]
+
+    async def order() -> None:
+        await desk.ask("POST", "fills", {"appliances": ["north-1"]}, 201)
+
+    async def pause() -> None:
+        await desk.ask("POST", "fills/pause", {})
+
+    async def share() -> None:
+        await desk.ask("PUT", "sites/north", {"fill_bps": 10**9})
+
+    async def plan() -> None:
+        await desk.ask("POST", "plans", {}, 201)
+
+    async def die() -> None:
+        nonlocal now
+        now = 100.0
+
+    async def remove() -> None:
+        await desk.ask("DELETE", f"titles/{clip.id}")
+
+    for change in (order, pause, share, plan, die, remove):
+        await change()
+        assert await status(known[-1]) == 200, change
+        known.append(await fetched())
+    assert len(set(known)) == len(known)

@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import event, insert
 
 from control import schema
-from control.database import open_database
 from control.operators import accounts, audit
 from control.operators.audit import TRAIL, Act
 from control.operators.rates import RateSettings
@@ -299,37 +298,6 @@ async def test_what_the_controller_does_by_itself_is_local(start: Start, tmp_pat
     assert audit.actor("local") == "local"
     [line] = await lines(desk)
     assert (line["who"], line["what"], line["status"]) == ("local", "coverage: 0 zones", 0)
-
-
-async def test_a_database_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
-    """Its content stays, and operators and the audit log are there."""
-    path = tmp_path / "old.db"
-    engine = await open_database(f"sqlite+aiosqlite:///{path}")
-    await engine.dispose()
-    with sqlite3.connect(path) as old:
-        old.execute("drop table operators")
-        old.execute("drop table audit")
-        old.execute("update schema_version set version = 1")
-        old.execute("insert into titles values ('clip', 'default', 'clip', 'v', 0)")
-    old.close()
-    engine = await open_database(f"sqlite+aiosqlite:///{path}")
-    assert (await accounts.add(engine, "me", "read"))[0].name == "me"
-    await engine.dispose()
-    with sqlite3.connect(path) as new:
-        assert new.execute("select version from schema_version").fetchall() == [(len(schema.MIGRATIONS),)]
-        assert new.execute("select id from titles").fetchall() == [("clip",)]
-        assert new.execute("select who, what from audit").fetchall() == [("local", "operator me: added, role read")]
-        indexes = {row[0] for row in new.execute("select name from sqlite_master where type = 'index'")}
-    new.close()
-    assert {"audit_at", "audit_who"} <= indexes
-
-
-def test_the_first_version_is_what_it_was() -> None:
-    """A released migration never changes: a database made step by step is like one made at once."""
-    assert {table.name for table in schema._OF_VERSION_1} == {
-        *("schema_version", "titles", "versions", "tracks", "appliances", "inventory", "coverage", "demand"),
-        *("plans", "plan_rows", "orders", "fills", "fill_tracks", "changes"),
-    }
 
 
 @pytest.mark.parametrize("days", [0, -1, 10**9])

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from alembic.autogenerate import compare_metadata
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from control.database import DatabaseError, open_database
-from control.schema import MIGRATIONS
+from control import lock, migrations
+from control.database import DatabaseError, open_database, writing
+from control.schema import metadata
 from control.state import State
 from control.titles.catalog import Catalog
 from tests.conftest import MakeTitle
@@ -45,19 +53,78 @@ async def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
         await engine.dispose()
 
 
+async def test_migrations_lead_to_the_schema(tmp_path: Path) -> None:
+    """A migrated database has exactly the tables of control.schema: as Alembic compares, and in the same words."""
+    engine = await open_database(url(tmp_path / "a.db"))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_differences) == []
+        migrated = await connection.run_sync(_statements)
+        assert migrated.pop("alembic_version")
+    await engine.dispose()
+    made = create_engine("sqlite://")
+    with made.begin() as plain:
+        metadata.create_all(plain)
+        assert migrated == _statements(plain)
+    made.dispose()
+
+
+def _differences(connection: Connection) -> list[object]:
+    options = {"compare_type": True, "compare_server_default": True}
+    return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+def _statements(connection: Connection) -> dict[str, list[str]]:
+    """By name of table or index the words that made it, sorted: the constraints of a table are in no order."""
+    rows = connection.execute(text("select name, sql from sqlite_master where sql is not null"))
+    return {name: sorted(re.findall(r"[^\s,()]+", sql)) for name, sql in rows if name != "sqlite_sequence"}
+
+
+def test_migrations_are_statements_that_postgresql_has() -> None:
+    """Every table and index is spelt for it, too."""
+    written = io.StringIO()
+    options = {"as_sql": True, "output_buffer": written}
+    with Operations.context(MigrationContext.configure(dialect_name="postgresql", opts=options)):
+        for script in reversed([*migrations.scripts().walk_revisions()]):
+            script.module.upgrade()
+    said = written.getvalue()
+    for table in metadata.tables.values():
+        assert f"CREATE TABLE {table.name} " in said
+        assert all(f"CREATE INDEX {index.name} ON {table.name} " in said for index in table.indexes)
+    assert "BYTEA" in said
+    assert "SERIAL" in said
+
+
+async def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """It is one transaction: what has been made before the failure is gone with it."""
+    engine = await open_database(url(tmp_path / "a.db"))
+    async with writing(engine).begin() as connection:
+        tables = (*metadata.tables, "alembic_version")
+        await connection.run_sync(metadata.drop_all)
+        await connection.execute(text("drop table alembic_version"))
+        # The last of the tables that a migration makes is in its way.
+        await connection.execute(text("create table pins (id integer)"))
+    await engine.dispose()
+    with pytest.raises(DatabaseError, match="table pins already exists"):
+        await open_database(url(tmp_path / "a.db"))
+    with sqlite3.connect(tmp_path / "a.db") as left:
+        found = {row[0] for row in left.execute("select name from sqlite_master where type = 'table'")}
+    left.close()
+    assert found & set(tables) == {"pins"}
+
+
 async def test_two_programs_open_a_new_database_at_once(tmp_path: Path) -> None:
     """One migrates, the others wait for it, even where they all switch the file to its journal mode at once."""
     engines = []
     for number in range(10):
         one = url(tmp_path / f"{number}.db")
         engines += await asyncio.gather(*(asyncio.to_thread(asyncio.run, _opened(one)) for _ in range(4)))
-    assert engines == [[len(MIGRATIONS)]] * 40
+    assert engines == [[migrations.head()]] * 40
 
 
-async def _opened(one: str) -> list[int]:
+async def _opened(one: str) -> list[str]:
     engine = await open_database(one)
     async with engine.connect() as connection:
-        versions = list((await connection.execute(text("select version from schema_version"))).scalars())
+        versions = list((await connection.execute(text("select version_num from alembic_version"))).scalars())
     await engine.dispose()
     return versions
 
@@ -84,14 +151,14 @@ def _garbage(path: Path) -> None:
 
 def _newer(path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        connection.execute("create table schema_version (version integer not null)")
-        connection.execute("insert into schema_version values (99)")
+        connection.execute("create table alembic_version (version_num varchar(32) not null)")
+        connection.execute("insert into alembic_version values ('9999')")
     connection.close()
 
 
-def _no_version(path: Path) -> None:
+def _not_ours(path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        connection.execute("create table schema_version (version integer not null)")
+        connection.execute("create table titles (id integer)")
     connection.close()
 
 
@@ -103,8 +170,8 @@ def _directory(path: Path) -> None:
     ("prepare", "said"),
     [
         (_garbage, "cannot be opened: file is not a database"),
-        (_newer, f"is of version 99, this program knows up to {len(MIGRATIONS)}: upgrade oca"),
-        (_no_version, "cannot be opened"),
+        (_newer, f"is of revision 9999, this program knows {migrations.head()}: upgrade oca"),
+        (_not_ours, "cannot be opened: table titles already exists"),
         (_directory, "cannot be opened: unable to open database file"),
     ],
 )
@@ -244,6 +311,59 @@ def test_usage() -> None:
         assert (
             subprocess.run([OCA_CONTROL, *arguments], capture_output=True, timeout=100, check=False).returncode == 2
         )
+
+
+def test_one_controller_on_a_file(tmp_path: Path) -> None:
+    """The second is refused while the first serves, and no longer; operators are made all the time."""
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "a.db")
+    assert run("migrate", settings(tmp_path)).returncode == 0
+    for number in (1, 2):
+        with serving(settings(tmp_path), tmp_path / f"log{number}") as process:
+            for name in (tmp_path / "a.db", link):
+                done = run("serve", settings(tmp_path, database=url(name)))
+                refused(done, f"another controller (process {process.pid}) serves from {tmp_path / 'a.db'}: ")
+            made = [OCA_CONTROL, "operator", "add", f"me{number}", "--role", "read"]
+            command = [*made, "--config", str(settings(tmp_path))]
+            assert subprocess.run(command, capture_output=True, timeout=100, check=False).returncode == 0
+            # Whatever way it ends.
+            process.kill()
+            process.wait(60)
+    refused(run("serve", settings(tmp_path, database=url(tmp_path / "no" / "a.db"))), "cannot be opened at")
+
+
+@contextlib.contextmanager
+def serving(path: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A controller that has begun to serve."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [OCA_CONTROL, "serve", "--config", str(path)], stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while b'"serving"' not in log.read_bytes():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("database", "path"),
+    [
+        ("sqlite+aiosqlite:////x/a.db", "/x/a.db.lock"),
+        ("sqlite+aiosqlite:///file:/x/a%20b.db?mode=rw&uri=true", "/x/a b.db.lock"),
+        ("sqlite+aiosqlite://", None),
+        ("sqlite+aiosqlite:///:memory:", None),
+        ("postgresql+asyncpg://u:secret@h:1/x", None),
+        ("nonsense", None),
+    ],
+)
+def test_where_the_lock_is(database: str, path: str | None) -> None:
+    assert lock.path_of(database) == (Path(path) if path else None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

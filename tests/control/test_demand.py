@@ -30,7 +30,7 @@ def test_csv() -> None:
         'sintel,0,2026-05-01T20:15+02:00,"West, Coast",tv\r\n'
         "sintel, 7 ,2026-05-02,north,tv"
     ).encode()
-    assert parse(data, "d.csv") == [
+    assert parse(data, "d.csv", NOON) == [
         Observation(hour("2026-05-01T20:00Z"), "north", "sintel", 12.5),
         Observation(hour("2026-05-01T18:00Z"), "West, Coast", "sintel", 0.0),
         Observation(hour("2026-05-02T00:00Z"), "north", "sintel", 7.0),
@@ -43,10 +43,23 @@ def test_json_lines() -> None:
         b'{"time": "2026-05-01T20:59:59.9Z", "region": "north", "title": "sintel", "views": 3, "device": "tv"}\n\n'
         b'{"time": "2026-05-01", "region": "north", "title": "tears", "views": 0.5}\n'
     )
-    assert parse(data, "d.jsonl") == [
+    assert parse(data, "d.jsonl", NOON) == [
         Observation(hour("2026-05-01T20:00Z"), "north", "sintel", 3.0),
         Observation(hour("2026-05-01T00:00Z"), "north", "tears", 0.5),
     ]
+
+
+def test_requests_of_the_last_day() -> None:
+    """They count in the last whole hour, and what is expected then is these numbers."""
+    data = b"region,title,requests,note\nnorth,sintel,1000,x\nsouth,sintel,0.5,y\nsouth,tears,0,z\n"
+    for now in (NOON, NOON + 1, NOON + HOUR_S - 1):
+        found = parse(data, "d.csv", now)
+        assert found == [
+            Observation(NOON - HOUR_S, "north", "sintel", 1000.0, 24),
+            Observation(NOON - HOUR_S, "south", "sintel", 0.5, 24),
+            Observation(NOON - HOUR_S, "south", "tears", 0.0, 24),
+        ]
+        assert forecast(found, now) == {("north", "sintel"): 1000.0, ("south", "sintel"): 0.5}
 
 
 GOOD = b"2026-05-01T20:00Z,north,sintel,3\n"
@@ -81,7 +94,7 @@ GOOD = b"2026-05-01T20:00Z,north,sintel,3\n"
 def test_bad_row(row: bytes, said: str) -> None:
     """File, line and what is wrong, and nothing of the file is taken."""
     with pytest.raises(FormatError) as caught:
-        parse(HEAD + GOOD + b"\n" + row + b"\n", "d.csv")
+        parse(HEAD + GOOD + b"\n" + row + b"\n", "d.csv", NOON)
     assert str(caught.value).startswith("d.csv line 4: ")
     assert said in str(caught.value)
 
@@ -92,7 +105,7 @@ def test_bad_row(row: bytes, said: str) -> None:
         (b"{", "not JSON"),
         (b"[1]", "not an object"),
         (b"[" * 100_000, "not JSON"),
-        (b'{"region": "north", "title": "sintel", "views": 1}', "time is missing"),
+        (b'{"region": "north", "title": "sintel", "views": 1}', "not an object with time,"),
         (b'{"time": 1777665600, "region": "north", "title": "sintel", "views": 1}', "time is not a text"),
         (b'{"time": "2026-05-01", "region": "north", "title": "sintel"}', "views 'None'"),
         (b'{"time": "2026-05-01", "region": "north", "title": "sintel", "views": true}', "views 'True'"),
@@ -105,7 +118,7 @@ def test_bad_json_line(line: bytes, said: str) -> None:
     """As for CSV."""
     good = b'{"time": "2026-05-02", "region": "north", "title": "sintel", "views": 1}\n'
     with pytest.raises(FormatError) as caught:
-        parse(good + line, "d.jsonl")
+        parse(good + line, "d.jsonl", NOON)
     assert str(caught.value).startswith("d.jsonl line 2: ")
     assert said in str(caught.value)
 
@@ -115,7 +128,18 @@ def test_bad_json_line(line: bytes, said: str) -> None:
     [
         (b"", "holds no demand"),
         (HEAD, "holds no demand"),
-        (GOOD, "line 1: the header has 0 columns 'time'"),
+        (
+            GOOD,
+            "line 1: the header has 0 columns 'title', it needs one each of title,region,requests or",
+        ),
+        (b"title,region,views\n", "line 1: the header has 0 columns 'requests'"),
+        (b"title,region,requests,region\n", "line 1: the header has 2 columns 'region'"),
+        (b"time,region,title,requests\n", "line 1: the header has 0 columns 'views'"),
+        (b"title,region,requests\n", "holds no demand"),
+        (b"title,region,requests\nsintel,north,1\nsintel,north,2\n", "line 3: same region and title as line 2"),
+        (b"title,region,requests\nsintel,north,1\nSintel,north,2\n", "line 3: title 'Sintel'"),
+        (b"title,region,requests\nsintel,north,1\ntears,north,-2\n", "line 3: requests '-2'"),
+        (b"title,region,requests\nsintel,north\n", "line 2: 2 fields under a header of 3"),
         (b"time,region,title,views,views\n", "line 1: the header has 2 columns 'views'"),
         (b'"time\n,region', "line 1"),
     ],
@@ -123,27 +147,27 @@ def test_bad_json_line(line: bytes, said: str) -> None:
 def test_bad_file(data: bytes, said: str) -> None:
     """A file that says nothing, or not what its columns are."""
     with pytest.raises(FormatError, match=said):
-        parse(data, "d.csv")
+        parse(data, "d.csv", NOON)
 
 
 def test_a_line_is_where_its_row_begins() -> None:
     """A field over several lines does not shift the numbers."""
     with pytest.raises(FormatError, match="line 2: region"):
-        parse(HEAD + b'2026-05-01,"no\nrth",sintel,1\n', "d.csv")
+        parse(HEAD + b'2026-05-01,"no\nrth",sintel,1\n', "d.csv", NOON)
 
 
 def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file beyond the limit is refused before it is read."""
     monkeypatch.setattr("control.demand.MAX_BYTES", 10)
     with pytest.raises(FormatError, match="import it in pieces"):
-        parse(HEAD + GOOD, "d.csv")
+        parse(HEAD + GOOD, "d.csv", NOON)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: HEAD + text.encode("utf-8", "replace")))
 def test_any_bytes(data: bytes) -> None:
     """Whatever comes in, it is observations or a FormatError."""
     with contextlib.suppress(FormatError):
-        assert parse(data, "d.csv")
+        assert parse(data, "d.csv", NOON)
 
 
 def daily(title: str, *views: float) -> list[Observation]:

@@ -24,7 +24,6 @@ from aiohttp import web
 from sqlalchemy import func, select, text, update
 
 from control import daemon, ocactl, schema
-from control.database import open_database
 from control.fleet import codes, enrolment
 from control.fleet.authority import Authority
 from control.fleet.listener import TlsSettings, reached_at
@@ -442,7 +441,7 @@ async def test_a_revoked_box_is_refused_at_once(fleet: Fleet) -> None:
     async with aiohttp.ClientSession(connector=connector) as session:
 
         async def sources() -> int:
-            url = f"{fleet.url}/api/v1/appliances/north-1/fill-manifest"
+            url = f"{fleet.url}/api/v1/appliances/north-1/fill"
             async with session.get(url) as answer:
                 await answer.read()
                 return answer.status
@@ -543,7 +542,7 @@ async def test_certificates_can_be_required(start_fleet: StartFleet) -> None:
     await fleet.enrol(files, "north-1", code)
     assert await fleet.heartbeat(identity.client_context(files), "north-1") == 200
     assert await fleet.heartbeat(identity.trusting(files.authorities.read_text()), "north-1") == 401
-    path = "/api/v1/appliances/north-1/fill-manifest"
+    path = "/api/v1/appliances/north-1/fill"
     assert (await fleet.desk.answer("GET", path))[0] == 401
     assert (await fleet.desk.answer("GET", path, token=token))[0] == 200
     for call in ("code", "revoke"):
@@ -720,23 +719,6 @@ def test_who_owns_the_files(tmp_path: Path) -> None:
     else:
         with pytest.raises(ConfigError, match="only root can give files to root"):
             box_owner("root")
-
-
-async def test_a_database_from_before(tmp_path: Path) -> None:
-    """One of version 2 gets the tables, and keeps what it has."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/control.db"
-    engine = await open_database(url)
-    async with engine.begin() as connection:
-        for table in ("enrolments", "certificates"):
-            await connection.execute(text(f"drop table {table}"))
-        await connection.execute(text("update schema_version set version = 2"))
-        await connection.execute(text("insert into titles values ('clip', 'default', 'clip', 'v', 0)"))
-    await engine.dispose()
-    engine = await open_database(url)
-    async with engine.begin() as connection:
-        for table, rows in (("enrolments", 0), ("certificates", 0), ("titles", 1)):
-            assert (await connection.execute(text(f"select count(*) from {table}"))).scalar() == rows
-    await engine.dispose()
 
 
 async def test_what_an_enrolled_box_runs_proves_who_it_is(start_fleet: StartFleet, tmp_path: Path) -> None:

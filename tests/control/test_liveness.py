@@ -69,7 +69,7 @@ async def test_until_a_title_is_live_its_viewers_go_elsewhere(
     await desk.tell("north-2", (clip, "v1"))
 
     async def order(client: str) -> list[tuple[str, str]]:
-        rows = (await desk.ask("GET", f"explain?client={client}&title=clip"))["candidates"]
+        rows = (await desk.ask("GET", f"steer/explain?client={client}&title=clip"))["candidates"]
         return [(row["appliance"], row["reason"]) for row in rows if row["rank"] is not None]
 
     assert [box for box, _ in await order(NORTH)] == ["origin"]

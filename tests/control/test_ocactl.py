@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import pytest
 
-from control.ctl.client import Controller, fetch, size
+from control.ctl.client import Controller, ControllerError, fetch, size
+from control.ctl.titles import check_named
 from control.ocactl import main
 from oca import wire
 from oca.handover import listen
@@ -225,6 +226,26 @@ async def test_a_title_from_an_origin(controller: str, make_title: MakeTitle, tm
             await serving
     shown = ocactl(controller, "title", "show", "remote", "--json")
     assert json.loads(shown.stdout)["published"] == 1_600_000_000
+
+
+def test_the_version_of_a_url_is_checked(make_title: MakeTitle, tmp_path: Path) -> None:
+    """By the digest of its title.json, and the title by what it says."""
+    made, other = make_title(tmp_path / "s", seed=1), make_title(tmp_path / "s", seed=2)
+    data = made.bytes_of("title.json")
+    check_named(f"http://o.example{made.url}", data)
+    for url in (other.url, f"/t/else/{made.version}", "/t/clip", ""):
+        with pytest.raises(ControllerError, match=f"gives title clip version {made.version} .*not what its URL"):
+            check_named(f"http://o.example{url}", data)
+
+
+def test_shells_are_completed() -> None:
+    """Each program prints the lines that teach a shell its commands."""
+    for program in ("ocactl", "oca", "oca-pack"):
+        command = [str(BIN / program), "--show-completion", "bash"]
+        environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"_{program.upper().replace('-', '_')}_COMPLETE=complete_bash" in done.stdout
 
 
 def refused(done: subprocess.CompletedProcess[str], said: str) -> None:

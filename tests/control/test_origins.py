@@ -69,12 +69,8 @@ def source(s3: Service, place: Place, made: MadeTitle, seconds: float = 600) -> 
     """The bucket as a source, as the controller names it."""
     names = ["title.json", *made.title.files]
     objects = s3.bucket(place).sign(made.id, made.version, names, seconds)
-    answer = Sources(
-        sources=[
-            Source(appliance="films", url=place.url, rank="origin", objects=objects, objects_s=seconds),
-        ]
-    )
-    return wire.decode(wire.encode(answer), Sources, "sources").sources[0]
+    source = Source(appliance="films", url=place.url, rank="origin", objects=objects, objects_s=seconds)
+    return wire.decode(wire.encode(Sources(tracks=[[source]])), Sources, "sources").tracks[0][0]
 
 
 async def bring(fetch: Fetch, made: MadeTitle, to: Path, sources: Sequence[Source], signed: Signed) -> Landing:

@@ -126,7 +126,7 @@ ONE = RateSettings(
 async def test_the_api_tells_when_to_come_back(start: Start) -> None:
     """429 with a sentence; another address is not affected, and a peer that is no proxy cannot pose as another."""
     desk = await start(trusted_proxies=["127.0.0.1"], rates=ONE)
-    for path in ("/api/v1/titles", "/api/v1/appliances/x/fill-manifest"):
+    for path in ("/api/v1/titles", "/api/v1/appliances/x/fill"):
         assert (await desk.answer("GET", path, viewer=NORTH))[0] in (200, 404)
         status, body, fields = await desk.answer("GET", path, viewer=NORTH)
         assert (status, json.loads(body)) == (429, {"error": f"GET {path}: too many requests from this address"})

@@ -72,7 +72,7 @@ async def test_a_second_controller_answers_alike(start: Start, make_title: MakeT
     await first.box("north-1")
     await first.tell("north-1", (made, "v1 a1"))
     await second.parts.state.catch_up()
-    for path in ("titles", "titles/clip", "appliances", "explain?client=192.0.2.9&title=clip"):
+    for path in ("titles", "titles/clip", "appliances", "steer/explain?client=192.0.2.9&title=clip"):
         # Apart from heartbeats, of which there were none.
         assert await second.ask("GET", path) == await first.ask("GET", path)
 
@@ -108,8 +108,8 @@ async def test_the_database_goes_away(calm: None, desk: Desk, make_title: MakeTi
     assert await _served(desk, made.url) == before
     beat = await desk.beat("north-1", inventory="2")
     assert (beat["interval_s"], beat["send_inventory"]) == (30.0, True)
-    assert await desk.ask("GET", "appliances/north-1/fill-manifest")
-    assert await desk.ask("GET", f"appliances/north-1/sources?title=clip&version={made.version}&track=v1")
+    assert await desk.ask("GET", "appliances/north-1/fill")
+    assert len(await desk.sources("north-1", (made, "v1"))) == 1
     assert (await desk.answer("GET", "/healthz"))[0] == 200
     box = {"id": "north-2", "site": "north", "url": "http://x.example"}
     status, body, fields = await desk.answer("POST", "/api/v1/appliances", json.dumps(box).encode())

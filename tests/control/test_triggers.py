@@ -78,7 +78,7 @@ async def look(desk: Desk, path: str, token: str | None = None) -> Any:
 
 
 async def wanted(desk: Desk, box: str) -> list[str]:
-    _, data, _ = await desk.answer("GET", f"/api/v1/appliances/{box}/fill-manifest")
+    _, data, _ = await desk.answer("GET", f"/api/v1/appliances/{box}/fill")
     return [item.title for item in wire.decode(data, FillManifest, "manifest").items]
 
 
@@ -132,7 +132,7 @@ async def test_purge_removes_everywhere_but_at_the_origin(desk: Desk, clip: Made
     path = await trigger(desk, "purge", **{"content.patterns": [{"pattern": "https://*/play/clip*"}]})
     assert (await look(desk, path))["status"] == "active"
     assert (await desk.answer("GET", "/play/clip"))[0] == 404
-    _, data, _ = await desk.answer("GET", "/api/v1/appliances/north-1/fill-manifest")
+    _, data, _ = await desk.answer("GET", "/api/v1/appliances/north-1/fill")
     assert [each.title for each in wire.decode(data, FillManifest, "manifest").doomed] == ["clip"]
     await desk.tell("north-1")
     assert (await look(desk, path))["status"] == "complete"

@@ -254,7 +254,7 @@ async def test_preflight(desk: Desk) -> None:
 async def test_explain(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> None:
     """It tells the prefix that matched and every candidate's fate, and agrees with what viewers get."""
     made = await served(desk, make_title, tmp_path / "s")
-    found = await desk.ask("GET", f"explain?client={NORTH}&title=clip&track=v1")
+    found = await desk.ask("GET", f"steer/explain?client={NORTH}&title=clip&track=v1")
     assert found["match"] == {"zone": "north", "prefix": "192.0.2.0/24", "source": "coverage"}
     assert [(row["appliance"], row["rank"]) for row in found["candidates"]] == [
         ("north-1", 0),
@@ -264,9 +264,9 @@ async def test_explain(desk: Desk, make_title: MakeTitle, tmp_path: Path) -> Non
     assert found["version"] == made.version
     assert all(row["reason"] for row in found["candidates"])
     for client in ("203.0.113.1", "nonsense", "", "x" * 3000):
-        assert (await desk.ask("GET", f"explain?client={client}&title=clip"))["match"] is None
+        assert (await desk.ask("GET", f"steer/explain?client={client}&title=clip"))["match"] is None
     for query in ("title=nothing", "title=clip&track=v9", "title=clip&version=0", ""):
-        await desk.ask("GET", f"explain?{query}", status=404)
+        await desk.ask("GET", f"steer/explain?{query}", status=404)
 
 
 async def test_health(desk: Desk) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import aiohttp
 import pytest
 from aiohttp import web
+from blake3 import blake3
 
 from fill.agent import Agent
 from fill.controllers import Controllers
@@ -20,7 +21,7 @@ from oca.config import ApplianceSettings, FillSettings
 from oca.health import Limits
 from oca.store.content import Store
 from oca.title.digest import CHUNK_BYTES
-from oca.wire import FillItem, FillLease, FillManifest, FillReport, Source, Sources
+from oca.wire import FillItem, FillLease, FillManifest, FillReport, Source, Sources, SourcesOrder
 from tests.conftest import MadeTitle
 
 SOON = Limits(parallel=2, connect_s=60.0, stall_s=60.0, attempts=2, backoff_s=0.01)
@@ -66,6 +67,7 @@ class Controller:
     status: int = 200
     lease_bps: int | None = None
     leases: int = 0
+    unchanged: int = 0
     url: str = ""
     called: asyncio.Event = field(default_factory=asyncio.Event)
     reports: list[FillReport] = field(default_factory=list)
@@ -83,9 +85,15 @@ class Controller:
         if call == "fill-lease":
             self.leases += 1
             return web.Response(body=wire.encode(FillLease(rate_bps=self.lease_bps, seconds=0.05)))
-        if call == "fill-manifest":
-            return web.Response(body=wire.encode(self.manifest))
-        return web.Response(body=wire.encode(Sources(sources=self.sources(request.query["track"]))))
+        if call == "fill":
+            body = wire.encode(self.manifest)
+            etag = f'"{blake3(body).hexdigest()}"'
+            if request.headers.get("If-None-Match") == etag:
+                self.unchanged += 1
+                return web.Response(status=304, headers={"ETag": etag})
+            return web.Response(body=body, headers={"ETag": etag})
+        order = wire.decode(await request.read(), SourcesOrder, "sources")
+        return web.Response(body=wire.encode(Sources(tracks=[self.sources(track.track) for track in order.tracks])))
 
     def plan(self, *wanted: tuple[MadeTitle, Iterable[str]], **more: Any) -> None:
         """Want these tracks of these titles."""

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
 from fill import staging
 from fill.agent import fill
-from fill.controllers import ControllerError
+from fill.controllers import ControllerError, Controllers
 from fill.holdings import holdings
 from fill.staging import owned, staged
 from fill.window import of
@@ -595,6 +596,18 @@ async def test_controller_goes_away_during_a_run(
     controller.status = 200
     assert await running.look()
     assert controller.reports[-1].finished
+
+
+async def test_a_manifest_is_fetched_once(clip: MadeTitle, controller: Controller) -> None:
+    """The same again is said by its ETag, by whichever controller; another one comes whole."""
+    controller.plan((clip, ["v1"]))
+    async with aiohttp.ClientSession() as session:
+        of = Controllers(session, "north-1", ["http://127.0.0.1:1", controller.url])
+        for plan, unchanged in ((1, 0), (1, 1), (2, 1), (2, 2)):
+            if plan != controller.manifest.plan:
+                controller.plan((clip, ["v1", "a1"]))
+            assert (await of.manifest()) == controller.manifest
+            assert (controller.manifest.plan, controller.unchanged) == (plan, unchanged)
 
 
 async def test_manifest_of_somebody_else(controller: Controller, agent: MakeAgent) -> None:

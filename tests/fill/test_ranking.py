@@ -74,7 +74,7 @@ def test_one_master(count: int, track: str) -> None:
     wanting = [box(f"north-{number}", "north") for number in range(count)]
     origin = [box("origin-1", "core", "origin")]
     waits = {me.appliance: sources(me, origin, wanting, track)[0].wait_s for me in wanting}
-    assert sorted(waits.values()) == [0.0] + [30.0] * (count - 1)
+    assert sorted(waits.values()) == [0.0] + [60.0] * (count - 1)
     master = next(name for name, wait in waits.items() if wait == 0)
     left = [me for me in wanting if me.appliance != master]
     assert [sources(me, origin, left, track)[0].wait_s for me in left].count(0.0) == 1
@@ -97,7 +97,7 @@ def test_a_master_at_work_is_waited_for() -> None:
     """However much it has to fetch before this track; once its fill has ended the others wait no longer than said."""
     origin, idle = [box("origin-1", "core", "origin")], [box(f"north-{number}", "north") for number in range(3)]
     (master,) = fill_masters(idle[0], idle, "clip/v1")
-    for at_work, wait in ((master, AT_WORK_S), ("north-9", 30.0)):
+    for at_work, wait in ((master, AT_WORK_S), ("north-9", 60.0)):
         wanting = [replace(each, filling=each.appliance == at_work) for each in idle]
         waits = {me.appliance: sources(me, origin, wanting, "clip/v1")[0].wait_s for me in wanting}
         assert waits == {each.appliance: 0.0 if each.appliance == master else wait for each in idle}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import ipaddress
 import itertools
 import json
@@ -78,13 +79,14 @@ def cpix_document(data: bytes) -> None:
 def imported_demand(data: bytes) -> None:
     """A file of demand, CSV or JSON lines, and the forecast that is made of it."""
     try:
-        rows = demand.parse(data, "demand.csv")
+        rows = demand.parse(data, "demand.csv", _NOW)
     except FormatError as error:
         refused(error)
         return
     assert rows
     written = "".join(f"{json.dumps(_line(row))}\n" for row in rows).encode()
-    assert demand.parse(written, "again") == rows, "written and read, it is another"
+    timed = [dataclasses.replace(row, hours=1) for row in rows]
+    assert demand.parse(written, "again", _NOW) == timed, "written and read, it is another"
     made = demand.forecast(rows, _NOW)
     wanted = {(row.region, row.title) for row in rows if row.hour <= _NOW}
     assert made.keys() <= wanted

@@ -23,7 +23,10 @@ import pytest
 from aiohttp import web
 
 from oca import wire
-from oca.counters import METRICS
+from oca.config import ApplianceSettings
+from oca.counters import METRICS, Counters
+from oca.heartbeat import Reporter
+from oca.store.content import Store
 from tests.programs import held, port_of
 
 OCA = Path(sys.executable).with_name("oca")
@@ -228,7 +231,7 @@ async def test_it_reports_to_the_controller(appliance, make_title, tmp_path: Pat
     async def heartbeat(request: web.Request) -> web.Response:
         beat = wire.decode(await request.read(), wire.Heartbeat, "heartbeat")
         beats.put_nowait(beat)
-        reply = wire.HeartbeatReply(interval_s=0.1, send_inventory=beat.inventory != known)
+        reply = wire.HeartbeatReply(time=time.time(), fill="", interval_s=0.1, send_inventory=beat.inventory != known)
         return web.Response(body=wire.encode(reply))
 
     async def inventory(request: web.Request) -> web.Response:
@@ -467,3 +470,14 @@ def test_held_lists_the_store(appliance, make_title) -> None:
 def test_usage_errors_exit_2() -> None:
     done = subprocess.run([OCA, "serve"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
+
+
+def test_a_clock_that_is_off_is_told_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And once more when it was right in between."""
+    settings = ApplianceSettings(appliance="n1", store=[str(tmp_path)], url="http://127.0.0.1:1")
+    reporter = Reporter(settings, Store([tmp_path]), Counters)
+    told = []
+    for off in (0.0, 29.0, 31.0, 400.0, -1.0, -31.0):
+        reporter.compare_clocks(off)
+        told.append(capsys.readouterr().out.count("the clocks of this box and of the controller differ"))
+    assert told == [0, 0, 1, 0, 0, 1]

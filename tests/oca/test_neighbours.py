@@ -93,7 +93,7 @@ def test_no_file_at_all(tmp_path: Path) -> None:
 
 def test_old_messages_still_decode() -> None:
     """A heartbeat of an older box, and the reply of an older controller."""
-    reply = wire.decode(b'{"format":1,"interval_s":30.0}', wire.HeartbeatReply, "reply")
+    reply = wire.decode(b'{"format":1,"time":1.0,"fill":"","interval_s":30.0}', wire.HeartbeatReply, "reply")
     assert reply.neighbours == ""
     beat = (
         b'{"format":1,"appliance":"n1","at":0.0,"started":0.0,"url":"http://x",'

@@ -89,6 +89,7 @@ def catalog(count: int, seed: int) -> list[Item]:
     ]
 
 
+@pytest.mark.long
 def test_large() -> None:
     """A box's catalog of 5,000 titles is solved to the optimum, in seconds."""
     items = catalog(5000, 1)

@@ -18,6 +18,7 @@ from fill import staging
 from fill.agent import fill
 from fill.controllers import ControllerError, Controllers
 from fill.holdings import holdings
+from fill.ranking import Holder, fill_masters
 from fill.staging import owned, staged
 from fill.window import of
 from oca import wire
@@ -706,7 +707,10 @@ async def test_a_window_without_any_controller(
     make_title: MakeTitle, origin_root: Path, box: StartBox, controller: Controller, agent: MakeAgent, store: Store
 ) -> None:
     """The last manifest goes on, a new agent's too: its boxes are asked, peers first; its order is not obeyed."""
-    made = make_title(origin_root, seed=2)  # of which this box would be the fill master: nobody is waited for
+    boxes = [Holder(name, "here", "edge", "") for name in ("north-1", "north-2")]
+    some = (make_title(origin_root, f"clip-{seed}", seed=seed) for seed in range(100))
+    # Of which this box would be the fill master: nobody is waited for.
+    made = next(one for one in some if fill_masters(boxes[0], boxes, f"{one.version}/v1") == ["north-1"])
     origin, peer = await box("origin-1"), await box("north-2")
     peer.root = origin_root / "nothing"
     controller.plan((made, ["v1"]), boxes=[peer.source("peer"), origin.source()], force=7, uplink_bps=10**9)

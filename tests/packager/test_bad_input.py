@@ -202,6 +202,7 @@ def test_damaged_pictures(binary: Ffmpeg, make: Make, tmp_path: Path, name: str)
     assert (again.version, again.notes) == (built.version, built.notes)
 
 
+@pytest.mark.long
 def test_whole_sources_are_not_damaged(binary: Ffmpeg, make: Make, tmp_path: Path) -> None:
     """Of what is whole, nothing is found, wherever one begins to read; nor does tolerance change a picture."""
     for name in SOURCES:
@@ -213,6 +214,7 @@ def test_whole_sources_are_not_damaged(binary: Ffmpeg, make: Make, tmp_path: Pat
     assert lenient.notes == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("where", "least", "most"), [("begin", 50, 150), ("end", 40, 110)])
 def test_long_damage(binary: Ffmpeg, make: Make, tmp_path: Path, where: str, least: int, most: int) -> None:
     """Whole chunks of it, at either end: the title is as long as the source says, with what pictures there are."""

@@ -70,6 +70,7 @@ def test_together(run: Run, video: Path, rungs: Path, tmp_path: Path) -> None:
     assert "v-240-200.mp4 is corrupt in chunk 2 (bytes 40000 to 59999)" in err
 
 
+@pytest.mark.long
 def test_each_has_a_staging_directory_of_its_own(
     binary: Ffmpeg, video: Path, rungs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

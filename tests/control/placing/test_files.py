@@ -119,6 +119,7 @@ def test_the_arrays_hold_the_same_problem(tmp_path: Path) -> None:
             files.read(tmp_path / "q.npz")
 
 
+@pytest.mark.long
 def test_solve_and_check(tmp_path: Path) -> None:
     """The commands, without a controller: what one writes the other accepts, and refuses once it is tampered with."""
     out = tmp_path / "placed.json"

@@ -22,7 +22,7 @@ demo: setup ## package, place, fill, steer and play VIDEO; ONCE=1 acts as a view
 
 test: ## run the tests: all that a commit is held to, the browsers last and one at a time
 	@scripts/setup test
-	@$(call pytest,-n 2 --dist loadfile -m "not long and not browser")
+	@$(call pytest,-n 3 --dist loadfile -m "not long and not browser")
 	@$(call pytest,-m "browser and not long" tests/e2e)
 
 coverage: ## all tests but those of the browsers, and the branch coverage; no run is held to a number

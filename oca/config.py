@@ -5,15 +5,18 @@ Unknown keys are refused, because a misspelt one would silently do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tomllib
 from collections.abc import Container
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from oca import place
 from oca.errors import ConfigError
 from oca.http.certificates import TlsSettings
 from oca.http.gate import TokenSettings
@@ -22,6 +25,8 @@ from oca.http.pacing import PacingSettings
 from oca.wire import Id, Stretch, Url
 
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):[0-9]{1,5}\Z")]
+_UNKNOWN = re.compile(r"unknown field `([^`]+)`")
+_SECRET = re.compile(r"secret|password|token|key")
 S = TypeVar("S")
 
 
@@ -233,9 +238,10 @@ class ApplianceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 def load(path: Path, kind: type[S]) -> S:
-    """Read the TOML file at `path` as `kind`; a ConfigError says file, key, what was expected and what is there."""
+    """Read the TOML file at `path` as `kind`; a ConfigError says file, line, key, expected and got."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        table = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read settings from {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() and its own depth raise
@@ -243,7 +249,26 @@ def load(path: Path, kind: type[S]) -> S:
     try:
         return msgspec.convert(table, type=kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}{_explained(text, table, str(error))}") from None
+
+
+def _explained(text: str, table: dict[str, Any], error: str) -> str:
+    """What msgspec says of a wrong setting, with its line and key in front, and its value unless that is secret."""
+    words, _, path = error.partition(" - at ")
+    key = place.key_of(path)
+    if unknown := _UNKNOWN.search(words):
+        key = (*key, unknown[1])
+    line = place.line_of(text, key)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+    found: Any = table
+    with contextlib.suppress(LookupError, TypeError):
+        for part in key:
+            found = found[part]
+    got = ""
+    if not unknown and not isinstance(found, (dict, list)) and not _SECRET.search(name):
+        shown = repr(found)[:60]
+        got = f": {shown}" if ", got" in words else f", which {shown} is not"
+    return f"{f' line {line}' if line else ''}: {f'{name}: ' if name else ''}{words}{got}"
 
 
 def split_address(address: str) -> tuple[str, int]:

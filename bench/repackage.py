@@ -91,7 +91,7 @@ def _package(work: Work, out: Path) -> float:
     staged = out / FILLING / "staged"
     staged.mkdir()
     began = time.monotonic()
-    named = Named("repackaged", "Repackaged", "default")
+    named = Named("repackaged", "Repackaged")
     _, data = version.write(named, work, staged, lambda *_: None, lambda *_: {}, Beside())
     store.publish(staged, named.id, version_of(data), int(time.time()))
     return time.monotonic() - began

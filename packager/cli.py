@@ -70,7 +70,6 @@ def build(
         str | None, typer.Option("--title", help="Id of the title: a-z 0-9 . _ -  [default: from the file's name]")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name for people.  [default: the file's name]")] = None,
-    owner: Annotated[str, typer.Option("--owner", help="Whose title it is.")] = "default",
     preset: Speed = Preset["medium"],
     loop_to: Annotated[
         float,
@@ -137,7 +136,7 @@ def build(
     wanted = title if title is not None else package.id_of(video.stem)
     codecs = tuple(dict.fromkeys(each.value for each in codec))
     order = package.Order(
-        *(video, out, wanted, name or video.stem, owner, preset.value, loop_to, chunk, jobs), ladder_, codecs
+        *(video, out, wanted, name or video.stem, preset.value, loop_to, chunk, jobs), ladder_, codecs
     )
     sounds = tuple(dict.fromkeys(each.value for each in audio_codec))
     order = replace(order, audio=audio, audio_codecs=sounds, channels=channels.value, loudness=loudness)

@@ -69,7 +69,6 @@ class Order:
     out: Path
     title: str
     name: str
-    owner: str = "default"
     preset: str = "medium"
     loop_to: float = 0
     chunk: float = 60
@@ -115,7 +114,6 @@ def id_of(name: str) -> str:
 def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) -> Built:
     """Probe, encode, write and publish. Readers of `out` see all of the version or nothing of it."""
     check_id(order.title, "title id")
-    check_id(order.owner, "owner")
     if not LEAST_CHUNK_BYTES <= order.chunk_bytes <= MOST_CHUNK_BYTES:
         raise ConfigError(chunk_rule(order.chunk_bytes))
     given_texts = texts.given(order.captions)
@@ -294,7 +292,7 @@ def _produce(
         scratch.mkdir()
         protection = order.encryption.protection(_tracks(work.job, work.job.rungs))
         sealer = Sealer(order.encryption, protection, scratch, work.job.segment)
-    named = Named(order.title, order.name, order.owner, order.chunk_bytes)
+    named = Named(order.title, order.name, order.chunk_bytes)
     title, data = write(named, work, staged, progress, judge, beside, sealer)
     version = version_of(data)
     return title, version, store.publish(staged, title.id, version, int(time.time()))

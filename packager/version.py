@@ -34,11 +34,10 @@ Judge = Callable[[Path, SegmentIndex], dict[Metric, float]]
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What title.json says at its head: id, the name for people, whose it is, and how long its chunks are."""
+    """What title.json says at its head: id, the name for people, and how long its chunks are."""
 
     id: str
     name: str
-    owner: str
     chunk_bytes: int = CHUNK_BYTES
 
 
@@ -165,7 +164,6 @@ def _describe(
     files = _files(folder, {}, named.chunk_bytes)
     title = Title(
         id=named.id,
-        owner=named.owner,
         name=named.name,
         chunk_bytes=named.chunk_bytes,
         periods=periods,

@@ -33,7 +33,7 @@ def show_origin(
     show(found, as_json, {"title": "", "version": "", "registered": ""}, rows)
 
 
-def register(of: Controller, url: str) -> dict[str, Any]:
+def register(of: Controller, url: str, owner: str = "default") -> dict[str, Any]:
     """Register the version at s3://BUCKET/PREFIX/TITLE[/VERSION], which the controller reads from the bucket."""
     origins = {f"{one['bucket']}/": one["name"] for one in of.ask("GET", "origins")}
     base = max((base for base in origins if url.startswith(base)), key=len, default=None)
@@ -43,6 +43,6 @@ def register(of: Controller, url: str) -> dict[str, Any]:
         raise ControllerError(
             f"{url[:200]} is in no bucket of the controller's [[origins]] ({known}): write s3://BUCKET/PREFIX/TITLE"
         )
-    wanted = {"title": title, "version": version or None}
+    wanted = {"title": title, "version": version or None, "owner": owner}
     done: dict[str, Any] = of.ask("POST", f"origins/{quoted(origins[base])}/titles", wanted)
     return done

@@ -30,11 +30,12 @@ def add(
             "directory, or s3://BUCKET/PREFIX/TITLE."
         ),
     ],
+    owner: Annotated[str, typer.Option("--owner", help="Whose title it is; the first version decides.")] = "default",
     as_json: Json = False,
 ) -> None:
     """Register a packaged title with the controller, and make this version the active one."""
     if source.startswith("s3://"):
-        done = origins.register(controller(context), source)
+        done = origins.register(controller(context), source, owner)
         say(done, as_json, f"title {done['title']} registered, version {done['version']} is active")
         return
     title_json, published, read = _from_url(source) if "://" in source else _from_directory(Path(source))
@@ -43,6 +44,7 @@ def add(
         "title_json": base64.b64encode(title_json).decode(),
         "indexes": {track.name: base64.b64encode(read(track.files[1])).decode() for track in found.tracks},
         "published": published,
+        "owner": owner,
     }
     done = controller(context).ask("POST", "titles", upload)
     say(done, as_json, f"title {done['title']} registered, version {done['version']} is active")

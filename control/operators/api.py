@@ -27,11 +27,12 @@ _planning = asyncio.Lock()
 
 
 class TitleUpload(msgspec.Struct, frozen=True, kw_only=True):
-    """A version to register: title.json, the .idx of every track by track name (both base64), when published."""
+    """A version to register: title.json, the .idx of every track by its name (both base64), when published, whose."""
 
     title_json: bytes
     indexes: dict[Id, bytes]
     published: Natural
+    owner: Id = "default"
 
 
 class ApplianceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +159,7 @@ async def add_title(request: web.Request) -> web.Response:
     """Register a version and make it active."""
     upload = await body(request, TitleUpload, "the upload of a title")
     of = parts(request)
-    title, version = await of.catalog.add_title(upload.title_json, upload.indexes, upload.published)
+    title, version = await of.catalog.add_title(upload.title_json, upload.indexes, upload.published, upload.owner)
     return json({"title": title, "version": version}, 201)
 
 

@@ -17,6 +17,7 @@ class FromBucket(msgspec.Struct, frozen=True, kw_only=True):
 
     title: Id
     version: VersionId | None = None
+    owner: Id = "default"
 
 
 def routes() -> list[web.RouteDef]:
@@ -68,6 +69,6 @@ async def add_title(request: web.Request) -> web.Response:
     origin = of.fleet.origins.one(request.match_info["origin"])
     wanted = await body(request, FromBucket, "the registration of a title")
     data, indexes, published = await of.fleet.origins.read(origin, wanted.title, wanted.version or "")
-    title, version = await of.catalog.add_title(data, indexes, published)
+    title, version = await of.catalog.add_title(data, indexes, published, wanted.owner)
     await of.fleet.origins.ask(origin, [(title, version)])
     return json({"title": title, "version": version}, 201)

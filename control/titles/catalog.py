@@ -63,8 +63,12 @@ class Change(msgspec.Struct):
 class Catalog(Writer):
     """Titles, appliances, inventories, coverage, demand and plans."""
 
-    async def add_title(self, title_json: bytes, indexes: Mapping[str, bytes], published: int) -> tuple[str, str]:
+    async def add_title(
+        self, title_json: bytes, indexes: Mapping[str, bytes], published: int, mine: str = "default"
+    ) -> tuple[str, str]:
         """Register a version and make it the active one; returns title and version. Doing it twice is harmless.
+
+        A title belongs to the owner who registered its first version, `mine`; nobody else can add one.
 
         FormatError if title.json or an index is corrupt or does not belong; nothing is stored then.
         """
@@ -79,12 +83,12 @@ class Catalog(Writer):
         async with self._writing.begin() as connection:
             owned = select(schema.titles.c.owner).where(schema.titles.c.id == read.id)
             owner = (await connection.execute(owned)).scalar()
-            if owner not in (None, read.owner):
-                raise ConflictError(f"title {read.id} belongs to owner {owner}, not to {read.owner}")
+            if owner not in (None, mine):
+                raise ConflictError(f"title {read.id} belongs to owner {owner}, not to {mine}")
             versions = schema.versions.c
             same = select(versions.version).where(versions.title == read.id, versions.version == version)
             if owner is None:
-                values = {"id": read.id, "owner": read.owner, "name": read.name, "active": version}
+                values = {"id": read.id, "owner": mine, "name": read.name, "active": version}
                 await connection.execute(insert(schema.titles).values(added_at=time.time(), **values))
             if (await connection.execute(same)).first() is None:
                 await connection.execute(
@@ -104,7 +108,7 @@ class Catalog(Writer):
                 await connection.execute(
                     update(schema.titles).where(schema.titles.c.id == read.id).values(active=version, name=read.name)
                 )
-            await self.changed(connection, "title", read.id, f"version {version} added and active", read.owner)
+            await self.changed(connection, "title", read.id, f"version {version} added and active", mine)
         await self._state.catch_up()
         await self._recognise(self._state.version(read.id, version))
         return read.id, version

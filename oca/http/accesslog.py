@@ -33,7 +33,6 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int
     sent: int
     took: float
-    owner: str = ""
     title: str = ""
     track: str = ""
     segment: int = -1
@@ -54,7 +53,7 @@ def text(record: Record, offset: float) -> str:
         asked = f'"{request.decode("ascii")}"'
     more = ""
     if found is not None:
-        more = f',"owner":"{found.owner}","title":"{found.title}","track":"{found.track}","segment":{found.number}'
+        more = f',"title":"{found.title}","track":"{found.track}","segment":{found.number}'
     if cut or problem:
         more += f',"cut":{json.dumps(cut)},"problem":{json.dumps(problem)}'
     return (

@@ -115,7 +115,6 @@ class Slice:
     length: int
     title: str
     version: str
-    owner: str
     track: str
     number: int
     content_type: str
@@ -135,7 +134,6 @@ class Facts:
 
     title: str
     version: str
-    owner: str
     track: str
     number: int
     offset: int
@@ -336,7 +334,6 @@ def facts_of(
     return Facts(
         title=title.id,
         version=version,
-        owner=title.owner,
         track=track.name if track else "",
         number=number,
         offset=offset,
@@ -362,7 +359,6 @@ def describe(descriptor: Descriptor, facts: Facts, second: int) -> Slice:
         length=facts.length,
         title=facts.title,
         version=facts.version,
-        owner=facts.owner,
         track=facts.track,
         number=facts.number,
         content_type=facts.content_type,

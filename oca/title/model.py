@@ -158,7 +158,6 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     id: str
-    owner: str = "default"
     name: str
     chunk_bytes: int = CHUNK_BYTES
     periods: list[Period]
@@ -254,7 +253,6 @@ def _check(title: Title, where: str) -> None:
     wanted = [name for track in title.tracks for name in track.files]
     for ok, sentence in (
         (is_id(title.id), f"title id {title.id[:80]!r} is not an id"),
-        (is_id(title.owner), f"owner {title.owner[:80]!r} is not an id"),
         (title.periods != [] and all(p.tracks for p in title.periods), "a period has no tracks"),
         (not strange, f"track name {''.join(strange[:1])!r} is not {TRACK_RULE}"),
         (all(map(is_id, names)), "the name of captions or thumbnails is not an id"),

@@ -287,7 +287,7 @@ async def test_pipelined_requests_beyond_the_limit_wait_in_the_kernel(big):
 
 
 async def test_access_log_has_a_line_per_response(start, make_title, tmp_path):
-    """Each line is JSON with a format number, owner, title, track, segment and what was really sent."""
+    """Each line is JSON with a format number, title, track, segment and what was really sent."""
     path = tmp_path / "access.log"
     running = await start(log=str(path), sweep_s=0.1)
     made = make_title(running.root)
@@ -297,7 +297,7 @@ async def test_access_log_has_a_line_per_response(start, make_title, tmp_path):
     await until(lambda: path.exists() and path.read_text().count("\n") == 2)
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert first["v"] == 1
-    assert (first["owner"], first["title"], first["track"], first["segment"]) == ("default", "clip", "v1", 2)
+    assert (first["title"], first["track"], first["segment"]) == ("clip", "v1", 2)
     assert (first["status"], first["client"]) == (200, "127.0.0.1")
     assert first["sent"] > 4000
     assert first["request"] == f"GET {made.url}/v1/2.m4s?CMCD=br%3D1 HTTP/1.1"

@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 def test_build(run: Run, make: Callable[..., Path], tmp_path: Path) -> None:
     """build publishes, says where on the last line, and with --json in one object."""
     video = make("Small Clip.mp4", "-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=5", "-c:v", "libx264")
-    arguments = ("build", video, "--out", tmp_path, "--preset", "ultrafast", "--loop-to", "9", "--owner", "me")
+    arguments = ("build", video, "--out", tmp_path, "--preset", "ultrafast", "--loop-to", "9")
     status, out, _ = run(*arguments, "--json")
     told = json.loads(out)
     assert status == 0
@@ -93,7 +93,6 @@ def test_ladder(run: Run, clip: Path) -> None:
         (["{folder}/cut.mp4"], "truncated"),
         (["{folder}/none.mp4"], "there is no file"),
         (["{clip}", "--title", "../x"], "title id '../x' is not an id"),
-        (["{clip}", "--owner", "A B"], "owner 'A B' is not an id"),
     ],
 )
 def test_bad_input(run: Run, clip: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:

@@ -32,7 +32,7 @@ _BROWSER = {
     "Connection": "keep-alive",
     "sec-ch-ua-platform": '"Linux"',
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0",
-    "sec-ch-ua": '"Chromium";v="142", "Not_A Brand";v="99"',
+    "sec-ch-ua": '"Chromium";v="156", "Not_A Brand";v="99"',
     "sec-ch-ua-mobile": "?0",
     "Accept": "*/*",
     "Origin": "https://player.example",

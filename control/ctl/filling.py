@@ -74,22 +74,18 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     columns = {"appliance": "", "site": "", "tracks": "right", "fetched": "right", "from": "", "state": ""}
     rows = []
     for box in found["appliances"]:
-        done = box["held"] == box["wanted"]
-        state = (
-            "nothing planned"
-            if not box["wanted"]
-            else "complete"
-            if done
-            else "ordered"
-            if box["order"]
-            else "waits for its window"
-        )
         if box["paused"]:
             state = "paused"
         elif box["errors"]:
             state = box["errors"][0]
-        elif not done and (overrun := sentence(box["outlook"])):
-            state += f"; {overrun}"
+        elif not box["wanted"]:
+            state = "nothing planned"
+        elif box["held"] == box["wanted"]:
+            state = "complete"
+        else:
+            state = "ordered" if box["order"] else "waits for its window"
+            if overrun := sentence(box["outlook"]):
+                state += f"; {overrun}"
         rows.append(
             (
                 box["appliance"],

@@ -27,6 +27,7 @@ from bench import serve as comparison
 from bench import stall as stalling
 from bench import viewers as simulation
 from bench.ladders import CLIP
+from bench.load import Client
 from bench.viewers import Load
 from oca.errors import OcaError, guarded
 from packager.encode.encoders import PRESETS
@@ -110,6 +111,9 @@ def serve(
         str, typer.Option(help="Such as 1,2,4: how we grow with workers instead, on a machine with more processors.")
     ] = "",
     tls: Annotated[bool, typer.Option("--tls", help="Over TLS, which leaves out the loop in C.")] = False,
+    client: Annotated[
+        Client, typer.Option(help="Who asks: our reader, the cheaper one, or wrk, which is always the one over TLS.")
+    ] = "reader",
     json: Json = False,
     plot: Plot = None,
 ) -> None:
@@ -123,7 +127,7 @@ def serve(
         found = _run(lambda step: scaling.run(counts, rounds, seconds, step))
         panels, title, rows = scaling.panels(found), "Throughput by workers", _scaling_rows
     else:
-        found = _run(lambda step: comparison.run(rounds, seconds, step, secure=tls))
+        found = _run(lambda step: comparison.run(rounds, seconds, step, secure=tls, client=client))
         panels, title, rows = comparison.panels(found), "One worker on one processor", _serve_rows
     if plot is not None:
         pictures.draw(panels, title, plot)

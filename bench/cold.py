@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from bench import rivals, serve
+from bench import load, rivals
 from bench.disk import SlowDisk
 from bench.download import Client, DownloadError
 from bench.fleet import FleetError, free_ports
@@ -134,7 +134,7 @@ def _start(hot: Content, cold: Content, home: Path, stack: contextlib.ExitStack)
 
 def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int) -> dict[str, float]:
     """One run against one server: milliseconds, and what the disk saw."""
-    alone = serve.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
+    alone = load.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
     disk.drop()
     order = list(rival.cold)
     random.Random(seed).shuffle(order)
@@ -165,12 +165,12 @@ def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int) 
     }
 
 
-def _beside(rival: Rival, seconds: float, home: Path) -> serve.Run:
+def _beside(rival: Rival, seconds: float, home: Path) -> load.Run:
     """The run beside readers of cold content; who keeps requests waiting for seconds gets time to answer some."""
     while True:
         try:
-            return serve.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
-        except serve.NothingCameError:
+            return load.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
+        except load.NothingCameError:
             if seconds > _LONGEST_S:
                 raise
             seconds *= 2

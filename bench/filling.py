@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import rivals, serve
+from bench import load, rivals
 from bench.fleet import Box, Fleet, FleetError, free_ports, script
 from bench.plot import Bar, Panel
 from bench.processor import machine_busy_s
@@ -319,13 +319,13 @@ def _viewers(origin: Origin, edge: Box, seconds: float, home: Path, rounds: int,
         paths = hot.paths(64 << 10)
         for number in range(rounds):
             step(f"viewers, round {number + 1} of {rounds}")
-            alone = serve.measure(server, paths, max(1, seconds // 4), "0-63", home, connections=16)
+            alone = load.measure(server, paths, max(1, seconds // 4), "0-63", home, connections=16)
             shutil.rmtree(edge.store, ignore_errors=True)
             filling = subprocess.Popen(
                 [script("oca-fill"), "run", "--now", "--once", "--config", str(edge.settings)],
                 stderr=subprocess.DEVNULL,
             )
-            beside = serve.measure(server, paths, max(1, seconds // 4), "0-63", home, connections=16)
+            beside = load.measure(server, paths, max(1, seconds // 4), "0-63", home, connections=16)
             filling.terminate()
             filling.wait()
             ratios.append(beside.p99_ms / alone.p99_ms)

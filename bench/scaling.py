@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import rivals, serve
+from bench import load, rivals, serve
 from bench.fleet import FleetError, free_ports
 from bench.plot import Bar, Panel
 
@@ -39,7 +39,7 @@ def run(workers: Sequence[int], rounds: int, seconds: float, step: Callable[[str
                         server = rivals.oca(content, home, (next(ports), next(ports)), own, workers=count)
                         stack.callback(server.stop)
                         clients = len(processors) - count
-                        found = serve.measure(
+                        found = load.measure(
                             server,
                             content.paths(size),
                             seconds,

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,53 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import rivals
+from bench import load, rivals
 from bench.fleet import FleetError, free_ports
+from bench.load import Client, Run
 from bench.plot import Bar, Panel
-from bench.processor import machine_busy_s
 from bench.rivals import Served
 
 # Enough segments that no single one stays in a processor's cache, few enough that all stay in memory.
 _COUNTS = {64 << 10: 512, 2 << 20: 48}
-_CONNECTIONS = 32
 # What a player sends with every segment (CTA-5004, query mode), different each time.
 _CMCD = "?CMCD=bl%3D21300%2Cbr%3D3200%2Ccid%3D%22bench%22%2Cd%3D4004%2Cmtp%3D25400%2Cot%3Dv%2Csf%3Dd%2Csid%3D%22{}%22"
-
-# What Chromium sends with a segment besides Host.
-_BROWSER = {
-    "Connection": "keep-alive",
-    "sec-ch-ua-platform": '"Linux"',
-    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0",
-    "sec-ch-ua": '"Chromium";v="156", "Not_A Brand";v="99"',
-    "sec-ch-ua-mobile": "?0",
-    "Accept": "*/*",
-    "Origin": "https://player.example",
-    "Sec-Fetch-Site": "cross-site",
-    "Sec-Fetch-Mode": "cors",
-    "Sec-Fetch-Dest": "empty",
-    "Referer": "https://player.example/",
-    "Accept-Language": "en-GB,en;q=0.9,de;q=0.8",
-}
-
-_LUA = """
-local paths = {{ {paths} }}
-wrk.headers = {{ {headers} }}
-local n = 0
-request = function()
-  n = n % #paths + 1
-  return wrk.format("GET", paths[n])
-end
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format('{{"bytes":%d,"requests":%d,"us":%d,"p50":%d,"p99":%d,"errors":%d}}\\n', summary.bytes,
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
-
-
-class NothingCameError(FleetError):
-    """A server did not answer a single request, and refused none."""
 
 
 @dataclass(frozen=True)
@@ -81,52 +40,6 @@ class Case:
 CASES = tuple(Case(size, browser) for browser in (False, True) for size in _COUNTS)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run against one server: gigabytes a second, processor seconds per gigabyte, milliseconds."""
-
-    gb_per_s: float
-    machine_cpu_s_per_gb: float
-    server_cpu_s_per_gb: float
-    p99_ms: float
-
-
-def measure(
-    server: Served,
-    paths: Sequence[str],
-    seconds: float,
-    cpu: int | str,
-    home: Path,
-    connections: int = _CONNECTIONS,
-    threads: int = 1,
-    browser: bool = False,
-) -> Run:
-    """Let wrk ask for `paths` in turn for `seconds`, maybe with a browser's fields; FleetError if one failed."""
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise FleetError("wrk is missing: install it with `apt-get install wrk`")
-    script = home / "paths.lua"
-    fields = _BROWSER.items() if browser else ()
-    headers = ",".join(f"[{json.dumps(name)}]={json.dumps(value)}" for name, value in fields)
-    script.write_text(_LUA.format(paths=",".join(f'"{path}"' for path in paths), headers=headers))
-    # A server that waits for a disk may take long, which is what is to be seen, and no failure.
-    load = [f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script)]
-    command = ["taskset", "-c", str(cpu), wrk, *load]
-    machine, own = machine_busy_s(), server.busy_s()
-    done = subprocess.run([*command, server.base], capture_output=True, text=True, check=False)
-    machine, own = machine_busy_s() - machine, server.busy_s() - own
-    last = re.search(r"^\{.*\}$", done.stdout, re.M)
-    if done.returncode or last is None:
-        raise FleetError(f"wrk failed against {server.name}: {done.stderr.strip() or done.stdout.strip()}")
-    said = json.loads(last[0])
-    if not said["errors"] and not said["bytes"]:
-        raise NothingCameError(f"{server.name} answered nothing within {seconds:g} s")
-    if said["errors"]:
-        raise FleetError(f"{server.name} failed {said['errors']} requests of wrk: {done.stdout.strip()}")
-    gigabytes = said["bytes"] / 1e9
-    return Run(gigabytes / (said["us"] / 1e6), machine / gigabytes, own / gigabytes, said["p99"] / 1e3)
-
-
 def _case(
     case: Case,
     servers: Sequence[Served],
@@ -135,6 +48,7 @@ def _case(
     seconds: float,
     home: Path,
     step: Callable[[str], None],
+    client: Client,
 ) -> dict[str, Any]:
     """All servers in turn, `rounds` times; medians, and the ratios of ours to each rival's round by round."""
     runs: dict[str, list[Run]] = {server.name: [] for server in servers}
@@ -145,7 +59,9 @@ def _case(
             if case.browser:
                 paths = [path + _CMCD.format(f"{count:08x}") for count, path in enumerate(paths)]
             step(f"{case.name}: {server.name} {max(number, 0) + 1}/{rounds}")
-            run = measure(server, paths, seconds if number >= 0 else 1.0, 1, home, browser=case.browser)
+            run = load.measure(
+                server, paths, seconds if number >= 0 else 1.0, 1, home, browser=case.browser, client=client
+            )
             if number >= 0:
                 runs[server.name].append(run)
     found: dict[str, Any] = {"bytes": case.bytes, "browser": case.browser}
@@ -169,7 +85,9 @@ def _case(
     return found
 
 
-def run(rounds: int, seconds: float, step: Callable[[str], None], *, secure: bool = False) -> dict[str, Any]:
+def run(
+    rounds: int, seconds: float, step: Callable[[str], None], *, secure: bool = False, client: Client = "reader"
+) -> dict[str, Any]:
     """The whole comparison; needs two processors, one for the server and one for the client.
 
     `secure`: over TLS, with the same cipher for all; there is no bare loop in C to compare with then.
@@ -197,8 +115,13 @@ def run(rounds: int, seconds: float, step: Callable[[str], None], *, secure: boo
                     ciphers |= {tls.cipher(server.port) for server in servers}
                     if len(ciphers) > 1:
                         raise FleetError(f"the servers chose different ciphers: {', '.join(sorted(ciphers))}")
-                cases.append(_case(case, servers, content, rounds, seconds, home, step))
-    found = {"runs": rounds, "seconds": round(time.time() - started, 1), "cases": cases}
+                cases.append(_case(case, servers, content, rounds, seconds, home, step, client))
+    found = {
+        "runs": rounds,
+        "client": "wrk" if secure else client,
+        "seconds": round(time.time() - started, 1),
+        "cases": cases,
+    }
     return found | {"cipher": ciphers.pop()} if ciphers else found
 
 

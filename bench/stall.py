@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import rivals, serve
+from bench import load, rivals
 from bench.fleet import FleetError, free_ports
 from bench.plot import Bar, Panel
 from bench.processor import descendants
@@ -72,11 +72,11 @@ def run(
             times = []
             for number in range(rounds):
                 step(f"{words}: {number + 1}/{rounds}")
-                found = serve.measure(server, paths, seconds, 1, home, connections=_HOT_CONNECTIONS)
+                found = load.measure(server, paths, seconds, 1, home, connections=_HOT_CONNECTIONS)
                 times.append(found.p99_ms)
             return times
 
-        serve.measure(server, paths, 1.0, 1, home, connections=_HOT_CONNECTIONS)
+        load.measure(server, paths, 1.0, 1, home, connections=_HOT_CONNECTIONS)
         alone = hot("alone")
         step(f"{stalled} stalled readers")
         stack.callback(_close, readers := _holders(server.port, content.paths(BIG_BYTES)[0], stalled))

@@ -26,6 +26,10 @@ METRICS = {
     "oca_certificate_expiry_seconds": ("gauge", "until when a certificate is valid, in seconds since the epoch"),
     "oca_cold_reads_total": ("counter", "windows of content that were not in memory and were read ahead from a disk"),
     "oca_cold_read_bytes_total": ("counter", "bytes of these windows"),
+    "oca_cold_sends_total": (
+        "counter",
+        "of these windows, those that had left memory again before they were sent: memory is too short",
+    ),
     "oca_waiting_answers": ("gauge", "answers that wait for content from another box"),
     "oca_pulls_total": ("counter", "chunks pulled from other boxes, by outcome: kept, failed, or wrong bytes"),
     "oca_pulled_bytes_total": ("counter", "bytes received for these chunks, before verification"),
@@ -55,6 +59,7 @@ class Counters(msgspec.Struct):
     misses: int = 0
     cold_reads: int = 0
     cold_bytes: int = 0
+    cold_sends: int = 0
     store_changes: int = 0
     waiting: int = 0
     pulled_bytes: int = 0
@@ -168,6 +173,7 @@ def render(
         ],
         "oca_cold_reads_total": [("", counters.cold_reads)],
         "oca_cold_read_bytes_total": [("", counters.cold_bytes)],
+        "oca_cold_sends_total": [("", counters.cold_sends)],
         "oca_waiting_answers": [("", counters.waiting)],
         "oca_pulls_total": [(f'{{outcome="{o}"}}', n) for o, n in sorted(counters.pulls.items())],
         "oca_pulled_bytes_total": [("", counters.pulled_bytes)],

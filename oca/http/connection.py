@@ -124,7 +124,7 @@ class Connection:
             else:
                 self.close(reasons.CLIENT_CLOSED)
             return
-        if not self._buffer and self._answer is None and self._repeat(data):
+        if self._answer is None and not self._buffer and self._repeat(data):
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._answer is None:
@@ -141,29 +141,25 @@ class Connection:
         line, found = known
         if server.pacing is not None:
             self._pace(server.pacing, data)
-        head, body, started = OK + server.date + found.head, 0, monotonic()
-        sent = 0
-        try:
-            sent = self._transport.send(head, found.length)
-            if sent == len(head):
-                body = self._transport.send_file(found.descriptor, found.offset, found.length)
-        except OSError:
-            pass  # the socket is full, or something is wrong: whatever it is, the long way meets it again
-        counters = server.counters
+        head, started, transport = OK + server.date + found.head, monotonic(), self._transport
+        length, counters = found.length, server.counters
+        sent, body = transport.answer(head, found.descriptor, found.offset, length)
         counters.copied_bytes += sent
-        counters.body(body, self._transport.direct)
-        if body == found.length:
-            self._transport.flush()
+        if transport.direct:
+            counters.sendfile_bytes += body
+        else:
+            counters.encrypted_bytes += body
+        if body == length and sent == len(head):
             counters.status(200)
             counters.hits += 1
             server.records.append((self.client, line, 200, sent + body, started, monotonic(), found, "", ""))
             self._overdue = reasons.IDLE
             self._deadline = server.now + server.limits.idle_s
             return True
-        rest: Part = (found.descriptor, found.offset + body, found.length - body)
+        rest: Part = (found.descriptor, found.offset + body, length - body)
         self._begin(Answer(200, head[sent:], [rest], False, found), line)
         self._sent, self._started = sent + body, started
-        self._delivery.trust(found.length - body)
+        self._delivery.trust(length - body)
         self._pump()
         return True
 

@@ -171,11 +171,21 @@ class Delivery:
         ready = descriptor.resident(offset, window)
         if not ready:
             self.parked = monotonic()
-            server.ahead.want(descriptor, offset, window, partial(self._arrived, window))
+            server.ahead.want(descriptor, offset, window, partial(self._read, descriptor, offset, window))
             raise _NotYetError
         if found is not None and offset == found.offset and ready == found.length:
             found.warm = server.now + _WARM_S
         return ready
+
+    def _read(self, descriptor: Descriptor, offset: int, length: int, error: OSError | None) -> None:
+        """A window has been read ahead. It is sent even if it has left memory again, which is worth knowing."""
+        if (
+            self.parked
+            and error is None
+            and descriptor.resident(offset, length) < min(length, descriptor.size - offset)
+        ):
+            self._server.counters.cold_sends += 1
+        self._arrived(length, error)
 
     def _arrived(self, length: int, error: OSError | None) -> None:
         """What was waited for is there, or will never be; the answer may have been given up meanwhile."""

@@ -106,6 +106,17 @@ class Secure:
             self._cork(False)
         return count
 
+    def answer(self, head: bytes, descriptor: Descriptor, offset: int, length: int) -> tuple[int, int]:
+        """As in Transport."""
+        if self._kernel is not None:
+            return self._kernel.answer(head, descriptor, offset, length)
+        sent = body = 0
+        with contextlib.suppress(OSError):
+            sent = self.send(head, length)
+            if sent == len(head):
+                body = self.send_file(descriptor, offset, length)
+        return sent, body
+
     def flush(self) -> None:
         """As in Transport."""
         if self._kernel is not None:

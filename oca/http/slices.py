@@ -126,6 +126,8 @@ class Slice:
     """Everything of a plain 200 after the Date line, the empty line included."""
     warm: float = 0.0
     """Until when (time.monotonic()) all of it is taken to be in memory, because it was found there."""
+    noted: str = ""
+    """What the access log says of it, once it has said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,8 @@ class _Caches:
 
     def __init__(self, slices: int, descriptors: int, versions: int) -> None:
         self.slices: dict[str, Slice] = {}
+        # The same by the beginning of a request line, "GET " and path, as it comes from the network.
+        self.asked: dict[bytes, Slice] = {}
         self.most_slices = slices
         self.descriptors: _Lru[Path, Descriptor] = _Lru(descriptors)
         self.indexes: _Lru[Path, SegmentIndex] = _Lru(descriptors)
@@ -207,9 +211,9 @@ class Slices:
         fresh.indexes, fresh.versions, fresh.absent = caches.indexes, caches.versions, caches.absent
         self._caches = fresh
 
-    def known(self, path: str) -> Slice | None:
-        """The slice of that name if it was found before; costs one look into a table."""
-        return self._caches.slices.get(path)
+    def known(self, asked: bytes) -> Slice | None:
+        """The slice that a request line begins with ("GET " and path), if it was found before: one look."""
+        return self._caches.asked.get(asked)
 
     def at_hand(self, path: str) -> Slice | None:
         """As `find`, but raises NotLoadedError where that would have to read from a disk."""
@@ -246,7 +250,9 @@ class Slices:
                 if len(caches.slices) >= caches.most_slices:
                     # Starting over costs less than keeping order at every hit.
                     caches.slices.clear()
+                    caches.asked.clear()
                 caches.slices[path] = found
+                caches.asked[f"GET {path}".encode()] = found
         return found
 
     def _find(self, caches: _Caches, place: Place) -> Slice | None:

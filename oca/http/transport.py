@@ -13,6 +13,7 @@ from oca.http.slices import Descriptor
 Bytes = bytes | memoryview
 # With MSG_MORE a long body leaves in more segments than corked; below this the two calls of a cork cost more.
 _CORK_FROM = 200_000
+_MORE = int(socket.MSG_MORE)
 _CLIENT_ERRNOS = frozenset(
     (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTUNREACH)
 )
@@ -36,6 +37,12 @@ class Transport(Protocol):
         """Take bytes of a file that are in memory; how many were taken, 0 if the file ends at `offset`.
 
         FileFaultError if the file is at fault and not the client.
+        """
+
+    def answer(self, head: bytes, descriptor: Descriptor, offset: int, length: int) -> tuple[int, int]:
+        """Take a whole answer, or as much of it as fits: how many bytes of its head, how many of the file.
+
+        Raises nothing: whatever stands against the rest is met again when that is sent.
         """
 
     def flush(self) -> None:
@@ -67,7 +74,20 @@ class Plain:
         if more > _CORK_FROM and not self._corked:
             self._corked = True
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        return self._send(data, socket.MSG_MORE if more else 0)
+        return self._send(data, _MORE if more else 0)
+
+    def answer(self, head: bytes, descriptor: Descriptor, offset: int, length: int) -> tuple[int, int]:
+        """As in Transport; nothing but the system calls where the answer is short."""
+        sent = body = 0
+        try:
+            sent = self.send(head, length) if length > _CORK_FROM else self._send(head, _MORE if length else 0)
+            if sent == len(head):
+                body = os.sendfile(self._fd, descriptor.fd, offset, length)
+                if self._corked and body == length:
+                    self.flush()
+        except OSError:
+            pass
+        return sent, body
 
     def flush(self) -> None:
         """As in Transport."""

@@ -27,6 +27,7 @@ from oca.http.pacing import Pacing
 from oca.http.server import Server
 from oca.http.slices import Slices
 from oca.store.content import Store
+from tests.oca import blocking
 
 
 @dataclass
@@ -170,8 +171,10 @@ async def start(tmp_path: Path, secured: bool, request: pytest.FixtureRequest) -
         stack.push_async_callback(stop)
         return running
 
-    async with stack:
-        yield begin
+    with blocking.seen() as blocked:
+        async with stack:
+            yield begin
+    assert not blocked, "the event loop would have waited:\n" + "\n".join(blocked)
 
 
 class LoopWatch(threading.Thread):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oca.counters import Counters
-from oca.http.ahead import ReadAhead
-from oca.http.slices import Descriptor
+from oca.http.ahead import Done, ReadAhead
+from oca.http.slices import Descriptor, Slices
 from oca.residency import Residency
+from oca.store.content import Store
+from tests.oca import blocking
 
 PAGE = 4096
 SIZE = 64 * PAGE + 100
@@ -142,3 +145,70 @@ async def test_a_cold_segment_is_read_ahead_and_arrives_whole(start, make_title)
     # In memory now, so nothing is read again.
     assert (await client.ask(f"{made.url}/v1/2.m4s")).body == made.segment("v1", 2)
     assert running.server.counters.cold_reads == 2
+
+
+async def test_nothing_is_sent_that_is_not_in_memory(start, make_title, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole segments, parts of them, several parts, whole files, over and over: every sendfile is looked at."""
+    running, sent, waited = await start(), 0, []
+    made = make_title(running.root)
+    track = next(iter(running.root.rglob("v1.mp4")))
+    sendfile = os.sendfile
+
+    def looked_at(out: int, descriptor: int, offset: int, count: int) -> int:
+        nonlocal sent
+        if threading.current_thread() is threading.main_thread():
+            found, sent = Residency(descriptor, track.stat().st_size).resident(offset, count), sent + 1
+            waited.extend([(offset, count, found)] if found < count else [])
+        return sendfile(out, descriptor, offset, count)
+
+    monkeypatch.setattr("os.sendfile", looked_at)
+    client = await running.connect()
+    asked = ((1, ()), (1, ()), (2, ("Range: bytes=100-199",)), (2, ("Range: bytes=0-9,200-299",)), (1, ()))
+    for number, fields in asked:
+        forget(track)
+        running.server.slices.refresh(f"{number}{fields}{sent}")  # what was found in memory before is not believed
+        await client.ask(f"{made.url}/v1/{number}.m4s", "GET", *fields)
+    forget(track)
+    await client.ask(f"{made.url}/v1.mp4")
+    assert sent >= len(asked)
+    assert waited == []
+    assert running.server.counters.cold_reads > 0
+    assert running.server.counters.cold_sends == 0
+
+
+async def test_what_has_left_memory_again_before_it_is_sent_is_counted(start, make_title) -> None:
+    """It is sent all the same: if memory is so short, waiting would never end."""
+    running = await start()
+    made = make_title(running.root)
+    track = next(iter(running.root.rglob("v1.mp4")))
+    want = running.server.ahead.want
+
+    def lost_again(descriptor: Descriptor, offset: int, length: int, done: Done) -> None:
+        def forgotten(error: OSError | None) -> None:
+            forget(track)
+            done(error)
+
+        want(descriptor, offset, length, forgotten)
+
+    running.server.ahead.want = lost_again
+    client = await running.connect()
+    forget(track)
+    assert (await client.ask(f"{made.url}/v1/1.m4s")).body == made.segment("v1", 1)
+    assert running.server.counters.cold_sends == 1
+
+
+async def test_who_waits_on_the_loop_is_seen(make_title, tmp_path: Path) -> None:
+    """The watch that `start` keeps over every test with a server, held against a store that is read on the loop."""
+    store = Store([tmp_path / "store"])
+    store.prepare()
+    made = make_title(tmp_path / "store")
+    slices, loop = Slices(store), asyncio.get_running_loop()
+    with blocking.seen() as blocked:
+        loop.call_soon(slices.find, f"{made.url}/v1/1.m4s")
+        loop.call_soon(Descriptor, Path(os.devnull))
+        unheard: list[object] = []
+        loop.set_exception_handler(lambda _, context: unheard.append(context["exception"]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert len(blocked) == len(unheard) == 2
+    assert blocked[1].startswith("os.open")

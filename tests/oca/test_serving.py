@@ -304,6 +304,24 @@ async def test_access_log_has_a_line_per_response(start, make_title, tmp_path):
     assert (second["status"], "title" in second) == (404, False)
 
 
+async def test_what_was_noted_when_the_server_ends_is_written(start, tmp_path):
+    """Cancelled in the middle of turning many records into lines, it goes on with the rest."""
+    path = tmp_path / "access.log"
+    running = await start(log=str(path), sweep_s=3600)
+    running.server.records += [
+        ("192.0.2.7", b"GET /%d HTTP/1.1" % number, 200, 1, 0.0, 0.0, None, "", "") for number in range(1000)
+    ]
+    writing = asyncio.create_task(running.server._write_down())
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert running.server.records, "all was turned into lines before it could be cancelled"
+    await running.stop()
+    found = [json.loads(line)["request"] for line in path.read_text().splitlines()]
+    assert sorted(found) == sorted(f"GET /{number} HTTP/1.1" for number in range(1000))
+
+
 async def test_a_store_that_vanishes_does_not_end_the_server(start, make_title):
     running = await start(sweep_s=0.1)
     made = make_title(running.root)

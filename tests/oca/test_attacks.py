@@ -212,7 +212,6 @@ async def drip(running: Running, data: bytes, pause_s: float) -> bytes:
     return got
 
 
-@pytest.mark.long
 async def test_who_drips_a_head_is_ended(start: Start, make_title: MakeTitle) -> None:
     """Time runs from the first byte; each further one does not start it anew."""
     running = await start(sweep_s=0.05, header_s=0.4)
@@ -221,7 +220,6 @@ async def test_who_drips_a_head_is_ended(start: Start, make_title: MakeTitle) ->
     await until(lambda: running.server.counters.open == 0)
 
 
-@pytest.mark.long
 async def test_who_drips_a_second_head_is_ended(start: Start, make_title: MakeTitle) -> None:
     """Neither does a whole request before it."""
     running = await start(sweep_s=0.05, header_s=0.4, idle_s=30)

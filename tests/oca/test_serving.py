@@ -46,7 +46,6 @@ async def test_segment_bytes_leave_by_sendfile(big):
     assert counters.copied_bytes < 1000
 
 
-@pytest.mark.long
 async def test_a_slow_reader_that_keeps_the_minimum_rate_is_served_to_the_end(big):
     client = await big.connect(limit=1 << 16)
     client.send(f"GET {big.made.url}/v1/1.m4s HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -29,7 +29,7 @@ def delay_s() -> float:
 async def served(
     start: Any, make_title: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay_s: float
 ) -> AsyncIterator[Any]:
-    """A server with a good disk that holds `steady`, and one behind FUSE that holds `shaky`, of segments of many windows."""
+    """A server with a good disk that holds `steady`, and one behind FUSE that holds `shaky`, with big segments."""
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     (tmp_path / "behind").mkdir()

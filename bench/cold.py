@@ -33,7 +33,6 @@ _COLD_COUNT = 3000
 COLD_CLIENTS = 64
 _HOT_CONNECTIONS = 8
 DELAY_S = 0.010
-_LONGEST_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int) 
         assert readers.stdout is not None
         # A busy machine takes its time to start them, and what is measured before says nothing.
         readers.stdout.readline()
-        under = _beside(rival, seconds, home)
+        # Who keeps requests waiting for seconds gets time to answer some.
+        under = load.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
     finally:
         said, _ = readers.communicate("")
     came = json.loads(said)
@@ -163,17 +163,6 @@ def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int) 
         "hot_gb_per_s_under_cold": under.gb_per_s,
         "cold_mb_per_s": came["done"] * COLD_BYTES / 1e6 / came["seconds"],
     }
-
-
-def _beside(rival: Rival, seconds: float, home: Path) -> load.Run:
-    """The run beside readers of cold content; who keeps requests waiting for seconds gets time to answer some."""
-    while True:
-        try:
-            return load.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
-        except load.NothingCameError:
-            if seconds > _LONGEST_S:
-                raise
-            seconds *= 2
 
 
 def _summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,15 @@ from bench.fleet import FleetError
 Fault = Literal["ok", "eio", "read-eio", "enospc"]
 
 
+@functools.cache
+def _program(compiler: str) -> int:
+    """slowdisk.c, compiled once in a process: a descriptor to start it from, whose file is gone."""
+    with tempfile.TemporaryDirectory(prefix="oca-disk-") as home:
+        binary, code = Path(home) / "slowdisk", Path(__file__).with_name("slowdisk.c")
+        subprocess.run([compiler, "-O2", "-Wall", "-pthread", "-o", str(binary), str(code)], check=True)
+        return os.open(binary, os.O_PATH)
+
+
 class SlowDisk:
     """What is in `source`, seen at `mountpoint`; every read from it takes `delay_s` longer. Needs root."""
 
@@ -25,16 +35,14 @@ class SlowDisk:
             raise FleetError("a C compiler is missing: install it with `apt-get install gcc libc6-dev`")
         if os.geteuid() != 0 or not Path("/dev/fuse").exists():
             raise FleetError("a slow disk is simulated through FUSE: run this as root on a kernel that has /dev/fuse")
-        self._home = tempfile.TemporaryDirectory(prefix="oca-disk-")
-        binary = Path(self._home.name) / "slowdisk"
-        code = Path(__file__).with_name("slowdisk.c")
-        subprocess.run([compiler, "-O2", "-Wall", "-pthread", "-o", str(binary), str(code)], check=True)
+        program = _program(compiler)
         mountpoint.mkdir(parents=True, exist_ok=True)
-        command = [str(binary), str(source), str(mountpoint), str(round(delay_s * 1000))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [f"/proc/self/fd/{program}", str(source), str(mountpoint), str(round(delay_s * 1000))]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[program]
+        )
         if self._hear() != "mounted":
             self._process.wait()
-            self._home.cleanup()
             raise FleetError(f"{mountpoint} cannot be mounted: the line above says why")
 
     def __enter__(self) -> SlowDisk:
@@ -57,7 +65,6 @@ class SlowDisk:
                 subprocess.run(["umount", "-l", str(self._mountpoint)], check=False)
             if self._process.stdout is not None:
                 self._process.stdout.close()
-            self._home.cleanup()
 
     def fail(self, fault: Fault) -> None:
         """From now on: everything fails, reads fail, writes fail for lack of room, or nothing fails any more."""

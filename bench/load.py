@@ -16,6 +16,8 @@ from bench.processor import machine_busy_s
 from bench.rivals import Served
 
 _CONNECTIONS = 32
+# What a run may be prolonged to where nothing came.
+_LONGEST_S = 30.0
 
 # What Chromium sends with a segment besides Host.
 _BROWSER = {
@@ -81,8 +83,29 @@ def measure(
 ) -> Run:
     """Ask for `paths` in turn for `seconds`, maybe with a browser's fields; FleetError if one request failed.
 
-    `cpu` is where the client runs; over TLS it is wrk in any case.
+    `cpu` is where the client runs; over TLS it is wrk in any case. If nothing came it is done again for twice as long:
+    thirty handshakes may take more than a second on a busy machine, and what waits for a disk more than that.
     """
+    while True:
+        try:
+            return _measure(server, paths, seconds, cpu, home, connections, threads, browser, client)
+        except NothingCameError:
+            if seconds > _LONGEST_S:
+                raise
+            seconds *= 2
+
+
+def _measure(
+    server: Served,
+    paths: Sequence[str],
+    seconds: float,
+    cpu: int | str,
+    home: Path,
+    connections: int,
+    threads: int,
+    browser: bool,
+    client: Client,
+) -> Run:
     fields = _BROWSER if browser else {}
     if client == "wrk" or server.base.startswith("https:"):
         command = [*_wrk(paths, fields, home), f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", server.base]

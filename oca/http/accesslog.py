@@ -92,7 +92,14 @@ class AccessLog:
                 self._lost += dropped
 
     async def flush(self) -> None:
-        """Write what was taken so far; raises OSError, keeping the lines, if the disk refuses."""
+        """Write what was taken so far; raises OSError, keeping the lines, if the disk refuses.
+
+        Whoever is cancelled meanwhile leaves a write that goes on to its end: no line is lost or cut in two, the file
+        is closed. The next flush waits for it.
+        """
+        await asyncio.shield(self._write())
+
+    async def _write(self) -> None:
         async with self._writing:
             lines, self._waiting = self._waiting, []
             lost, self._lost = self._lost, 0

@@ -330,15 +330,20 @@ class Server:
         A few at a time, so that nobody waits for what was noted of others.
         """
         records, self.records = self.records, []
-        offset = time.time() - time.monotonic()
-        for first in range(0, len(records), _LINES):
-            if first:
-                await asyncio.sleep(0)
-            some = records[first : first + _LINES]
-            self._access.add(some, offset)
-            for record in some:
-                if record[-1]:
-                    self._complain("content", "content cannot be read", record[-1])
+        offset, done = time.time() - time.monotonic(), 0
+        try:
+            while done < len(records):
+                if done:
+                    await asyncio.sleep(0)
+                some = records[done : done + _LINES]
+                done += len(some)
+                self._access.add(some, offset)
+                for record in some:
+                    if record[-1]:
+                        self._complain("content", "content cannot be read", record[-1])
+        finally:
+            # Whoever stops the server in between has the rest written before it ends.
+            self.records[:0] = records[done:]
 
     def report(self, reason: Reason, found: Slice | None, words: str) -> None:
         """The store let us down in the middle of an answer."""

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class Running:
     root: Path
     trusted: ssl.SSLContext | None = None
     """How clients trust its certificate, if it has one."""
+    stop: Callable[[], Awaitable[None]] = field(init=False)
+    """End it, as happens by itself after the test."""
 
     async def connect(self, host: str = "127.0.0.1", **options: Any) -> Client:
         if self.trusted is not None:
@@ -168,6 +170,7 @@ async def start(tmp_path: Path, secured: bool, request: pytest.FixtureRequest) -
                 await task
             sock.close()
 
+        running.stop = stop
         stack.push_async_callback(stop)
         return running
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 import msgspec
@@ -49,6 +51,30 @@ async def test_lines_wait_for_a_disk_that_refuses(tmp_path: Path) -> None:
     log.add([record(b"second")], 0.0)
     await log.flush()
     assert [line.request for line in read(path)] == ["first", "second"]
+
+
+async def test_who_is_cancelled_meanwhile_loses_no_line(tmp_path: Path) -> None:
+    """A server that ends while its disk is slow, as a pipe is that nobody reads yet."""
+    path = tmp_path / "access.log"
+    os.mkfifo(path)
+    log = AccessLog(str(path))
+    log.add([record(b"first")], 0.0)
+    cut = asyncio.create_task(log.flush())
+    async with asyncio.timeout(60):
+        while not log._writing.locked():
+            await asyncio.sleep(0)
+    cut.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cut
+    log.add([record(b"second")], 0.0)
+    last = asyncio.create_task(log.flush())
+    reader = os.open(path, os.O_RDWR)
+    try:
+        await last
+        lines = os.read(reader, 1 << 16).splitlines()
+    finally:
+        os.close(reader)
+    assert [msgspec.json.decode(line, type=Line).request for line in lines] == ["first", "second"]
 
 
 async def test_what_had_to_be_dropped_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

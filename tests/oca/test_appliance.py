@@ -380,6 +380,7 @@ def test_workers_end_with_their_supervisor(appliance, make_title) -> None:
     make_title(box.store)
     box.start()
     workers = box.workers()
+    assert len(workers) == 2
     box.stop(signal.SIGKILL)
     until(lambda: not any(Path(f"/proc/{pid}/fd").exists() and alive(pid) for pid in workers))
 

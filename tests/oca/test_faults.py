@@ -15,22 +15,29 @@ import pytest
 from bench.disk import SlowDisk
 from tests.oca.test_serving import until
 
-pytestmark = pytest.mark.long
-
 BIG = 12 << 20
+SLOW_S = 0.02
 
 
 @pytest.fixture
-async def served(start: Any, make_title: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
-    """A server with a good disk that holds `steady`, and one behind FUSE that holds `shaky`, of 12 MiB segments."""
+def delay_s() -> float:
+    """What every read from the disk behind FUSE takes longer."""
+    return 0.0
+
+
+@pytest.fixture
+async def served(
+    start: Any, make_title: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay_s: float
+) -> AsyncIterator[Any]:
+    """A server with a good disk that holds `steady`, and one behind FUSE that holds `shaky`, with big segments."""
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     (tmp_path / "behind").mkdir()
-    with SlowDisk(tmp_path / "behind", tmp_path / "bad", 0.02) as disk:
+    with SlowDisk(tmp_path / "behind", tmp_path / "bad", delay_s) as disk:
         running = await start(more=[tmp_path / "bad"], sweep_s=0.1)
         running.disk = disk
         running.steady = make_title(running.root, name="steady", v1=[BIG, 1000])
-        running.shaky = make_title(tmp_path / "bad", name="shaky", seed=2, v1=[BIG, BIG, 1000])
+        running.shaky = make_title(tmp_path / "bad", name="shaky", seed=2, v1=[BIG, 4 << 20, 1000])
         disk.drop()
         yield running
 
@@ -130,6 +137,8 @@ async def test_a_disk_that_fails_altogether_makes_misses_of_what_it_holds(served
     assert (await client.ask(f"{served.steady.url}/v1/2.m4s")).body == served.steady.segment("v1", 2)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("delay_s", [SLOW_S])
 async def test_a_slow_disk_holds_up_only_those_who_want_its_content(served: Any, unblocked: Any) -> None:
     """Sixteen clients read what is not in memory; looking it up is slow as well; the loop turns all the while."""
     expected = [served.shaky.segment("v1", number)[:3000001] for number in (1, 2)]
@@ -156,6 +165,7 @@ async def test_a_slow_disk_holds_up_only_those_who_want_its_content(served: Any,
     assert unblocked.longest < 0.5, unblocked.where
 
 
+@pytest.mark.long
 async def test_the_watch_over_the_loop_sees_who_blocks_it(unblocked: Any) -> None:
     await asyncio.sleep(0.05)
     time.sleep(0.7)  # noqa: ASYNC251  this is the fault

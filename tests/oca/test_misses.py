@@ -61,7 +61,6 @@ def test_the_page_documents_every_setting() -> None:
     assert [line for line in table.splitlines() if line.startswith("| `")] == rows
 
 
-@pytest.mark.long
 async def test_a_miss_is_passed_on(made: MadeTitle, tmp_path: Path) -> None:
     """Every kind of URL gives what the holder would, byte for byte and with its validators; each chunk comes once."""
     origin = Upstream("origin", made)
@@ -143,7 +142,6 @@ async def test_a_hundred_viewers_are_one_fetch(made: MadeTitle, tmp_path: Path) 
         assert [len(origin.asked(name)) for name in ("title.json", "v1.idx")] == [1, 1]
 
 
-@pytest.mark.long
 async def test_bytes_stream_through_but_the_last_one_waits_for_proof(made: MadeTitle, tmp_path: Path) -> None:
     gate = asyncio.Event()
 
@@ -191,7 +189,6 @@ async def test_wrong_bytes_never_complete_an_answer(made: MadeTitle, tmp_path: P
         await box.until(lambda: _is(box, 'oca_pulls_total{outcome="wrong"}', 1))
 
 
-@pytest.mark.long
 async def test_wrong_bytes_of_who_does_not_finish(made: MadeTitle, tmp_path: Path) -> None:
     """Two boxes gave the bytes of a wrong chunk: the one that finished it is asked alone next, and is right."""
 
@@ -208,7 +205,6 @@ async def test_wrong_bytes_of_who_does_not_finish(made: MadeTitle, tmp_path: Pat
         assert len(peer.asked("v1.mp4")) == 1
 
 
-@pytest.mark.long
 async def test_only_so_many_fallbacks_at_once(made: MadeTitle, tmp_path: Path) -> None:
     """When the first of the chain is down, its viewers do not all go on to the next one."""
     gate = asyncio.Event()
@@ -233,7 +229,6 @@ async def test_only_so_many_fallbacks_at_once(made: MadeTitle, tmp_path: Path) -
         assert await box.get(f"{made.url}/v1/5.m4s") == (200, made.segment("v1", 5))
 
 
-@pytest.mark.long
 async def test_far_peers_are_passed_over(made: MadeTitle, tmp_path: Path) -> None:
     """With no time at all to connect every peer is far: the tier is asked, or the answer says why nobody was."""
     peer, tier = Upstream("peer", made, "peer"), Upstream("tier", made, "tier")

@@ -46,7 +46,6 @@ async def test_segment_bytes_leave_by_sendfile(big):
     assert counters.copied_bytes < 1000
 
 
-@pytest.mark.long
 async def test_a_slow_reader_that_keeps_the_minimum_rate_is_served_to_the_end(big):
     client = await big.connect(limit=1 << 16)
     client.send(f"GET {big.made.url}/v1/1.m4s HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -302,6 +301,24 @@ async def test_access_log_has_a_line_per_response(start, make_title, tmp_path):
     assert first["sent"] > 4000
     assert first["request"] == f"GET {made.url}/v1/2.m4s?CMCD=br%3D1 HTTP/1.1"
     assert (second["status"], "title" in second) == (404, False)
+
+
+async def test_what_was_noted_when_the_server_ends_is_written(start, tmp_path):
+    """Cancelled in the middle of turning many records into lines, it goes on with the rest."""
+    path = tmp_path / "access.log"
+    running = await start(log=str(path), sweep_s=3600)
+    running.server.records += [
+        ("192.0.2.7", b"GET /%d HTTP/1.1" % number, 200, 1, 0.0, 0.0, None, "", "") for number in range(1000)
+    ]
+    writing = asyncio.create_task(running.server._write_down())
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert running.server.records, "all was turned into lines before it could be cancelled"
+    await running.stop()
+    found = [json.loads(line)["request"] for line in path.read_text().splitlines()]
+    assert sorted(found) == sorted(f"GET /{number} HTTP/1.1" for number in range(1000))
 
 
 async def test_a_store_that_vanishes_does_not_end_the_server(start, make_title):

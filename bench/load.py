@@ -83,8 +83,8 @@ def measure(
 ) -> Run:
     """Ask for `paths` in turn for `seconds`, maybe with a browser's fields; FleetError if one request failed.
 
-    `cpu` is where the client runs; over TLS it is wrk in any case. If nothing came it is done again for twice as long:
-    thirty handshakes may take more than a second on a busy machine, and what waits for a disk more than that.
+    `cpu` is where the client runs; over TLS it is wrk in any case. If nothing came it is done again for twice as
+    long: thirty handshakes may take more than a second on a busy machine, and what waits for a disk more than that.
     """
     while True:
         try:

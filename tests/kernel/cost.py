@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import rivals, serve
+from bench import load, rivals
 from bench.fleet import FleetError, free_ports
 from bench.rivals import Content, Served, Tls
 from tests.kernel.tls_stat import taken_over
@@ -48,7 +48,7 @@ def _size(size: int, servers: dict[str, Served], content: Content, home: Path) -
             paths = content.plain_paths(size) if name.startswith("nginx") else content.paths(size)
             before = taken_over()
             seconds = SECONDS if number >= 0 else SECONDS / 2
-            cost = serve.measure(server, paths, seconds, 1, home, CONNECTIONS).machine_cpu_s_per_gb
+            cost = load.measure(server, paths, seconds, 1, home, CONNECTIONS).machine_cpu_s_per_gb
             if (taken_over() > before) is not name.endswith("kernel"):
                 raise FleetError(f"{name}: whether the kernel encrypts is not as the name says")
             if number >= 0:

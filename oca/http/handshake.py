@@ -97,7 +97,9 @@ class Handshake:
         given = refuse(400, "this port speaks HTTPS only: use an https URL", self._server.date)
         self._server.counters.status(400)
         self._server.forget(self, reasons.HANDSHAKE_FAILED)
-        self._server.part(socket.socket(fileno=self._socket.detach()), given)
+        clear = socket.socket(fileno=self._socket.detach())
+        clear.setblocking(False)  # a fresh object does not know that its socket does not block
+        self._server.part(clear, given)
 
     def expire(self, now: float) -> None:
         """Called by the sweep: end what has taken too long."""

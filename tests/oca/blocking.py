@@ -50,6 +50,8 @@ def seen() -> Iterator[list[str]]:
     for name in _MORE:
         watch.functions[name] = BlockBusterFunction(None, name, scanned_modules="oca")
     for function in watch.functions.values():
+        # A few hundred bytes, once after each change: a revoked box is not to be let in for a sweep longer.
+        function.can_block_in("oca/trust/revocations.py", "read")
         function.can_block_predicate = _or_a_test(function.can_block_predicate)
     raised, detection.BlockingError = detection.BlockingError, NotedError  # type: ignore[misc, assignment]
     watch.activate()

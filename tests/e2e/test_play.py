@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from playwright.sync_api import Page
 
 from bench.fleet import Fleet, free_ports, script
+from tests.programs import port_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]
 FILES = ("manifest.mpd", "ondemand.mpd", "master.m3u8", "master.ranges.m3u8")
@@ -71,15 +73,15 @@ def test_what_cannot_be_played_is_one_sentence(fleet: Fleet, tmp_path: Path) -> 
     shutil.copytree(version, tmp_path / "renamed")
     cut = shutil.copytree(version, tmp_path / "demo" / version.name)
     next(cut.glob("*.idx")).unlink()
-    taken = fleet.controller.rpartition(":")[2]
-    for arguments, words in (
-        ((tmp_path / "none",), "is no version's and no title's directory"),
-        ((tmp_path / "renamed",), "is not named TITLE/VERSION"),
-        ((tmp_path / "demo",), "lacks files that it lists"),
-        ((version, "--port", taken), "cannot listen on 127.0.0.1:"),
-    ):
-        command = [script("oca-pack"), "play", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        assert done.returncode == 1, done
-        assert words in done.stderr
-        assert done.stderr.count("\n") == 1, done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for arguments, words in (
+            ((tmp_path / "none",), "is no version's and no title's directory"),
+            ((tmp_path / "renamed",), "is not named TITLE/VERSION"),
+            ((tmp_path / "demo",), "lacks files that it lists"),
+            ((version, "--port", port_of(taken)), "cannot listen on 127.0.0.1:"),
+        ):
+            command = [script("oca-pack"), "play", *map(str, arguments)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+            assert done.returncode == 1, done
+            assert words in done.stderr
+            assert done.stderr.count("\n") == 1, done.stderr

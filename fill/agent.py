@@ -126,21 +126,22 @@ class Agent:
         there is no manifest to be had, StoreError when the disk fails.
         """
         manifest = await self._manifest()
-        await asyncio.to_thread(self._store.disks.forgive)
         try:
+            await asyncio.to_thread(self._store.disks.forgive)
+            await asyncio.to_thread(self._store.generation)
             await asyncio.to_thread(self._remove_doomed, manifest)
             found = difference(manifest, await asyncio.to_thread(holdings, self._store))
             if manifest.plan and manifest.items:
                 keys = [track.key for track in found.missing]
                 for path in await asyncio.to_thread(staging.sweep, self._store, keys):
                     _log.info("removed from staging", path=str(path))
+            mending = await asyncio.to_thread(self._damaged, found)
         except OSError as error:
             raise await asyncio.to_thread(self._disk_error, error) from None
         forced = manifest.force not in (0, self._obeyed)
         unbound, at = self._now or forced, self._clock()
         may_fill = not manifest.paused and (unbound or self._is_open(at))
         progress = Progress(manifest, found)
-        mending = await asyncio.to_thread(self._damaged, found)
         if mending.missing and not may_fill and not manifest.paused:
             # What was here and paid for is missed by viewers now; of a damaged file only chunks are fetched.
             await self._fill(manifest, mending, progress, None)
@@ -158,8 +159,10 @@ class Agent:
         return progress.missing == 0
 
     def _disk_error(self, error: OSError) -> StoreError:
-        """The sentence for it. If the disk takes no writes, the next look does without it."""
+        """The sentence for it. If the disk takes no writes, or gives nothing, the next look does without it."""
         root = self._store.root_of(Path(error.filename or ""))
+        if root is not None and self._store.disks.blame(root):
+            return StoreError(f"{error.filename} cannot be read: {error.strerror}; the disk is left out for now")
         if root is not None and self._store.disks.suspect(root):
             return StoreError(
                 f"{error.filename} cannot be changed: {error.strerror}; the disk is only read from now on"

@@ -188,6 +188,9 @@ class Run:
                         return title
                 except FormatError as error:
                     _log.warning("fetching title.json again", detail=str(error))
+                    root = place.parents[2 if place == staging else 1]
+                    if await asyncio.to_thread(self._store.disks.blame, root):
+                        raise WriteError(place, f"{error}; check the disk") from None
         data, title = await self._fetch.title(sources, wanted.title, wanted.version, signed)
         await asyncio.to_thread(write_durably, staging / TITLE_JSON, data)
         return title
@@ -212,6 +215,8 @@ class Run:
         here = sum((staging / name).stat().st_size for name in lacking if (staging / name).is_file())
         need = sum(title.files[name].bytes for name in lacking) - here
         free = self._limit - self._store.used_bytes()
+        if need <= min(free, self._store.room(root)):
+            return False  # and nobody has to look at what is being served
         served = [track for track in self._surplus if is_served(self._store, track)]
         idle = [track for track in self._surplus if track not in served and self._disk(track) in self._store.writable]
         leaving = make_room([track for track in idle if self._disk(track) == root], need, int(self._store.room(root)))

@@ -17,6 +17,7 @@ from fill import staging
 from fill.scrub import Scrub
 from oca.config import FillSettings
 from oca.errors import StoreError
+from oca.heartbeat import damaged_files
 from oca.residency import Residency
 from oca.store.content import QUARANTINE, Store
 from oca.store.index import FILE, Index
@@ -89,6 +90,7 @@ async def test_a_damaged_file_is_mended(
     scrub = later(store)
     assert await scrub.round(store.roots[0]) == 1
     assert scrub.damaged.is_set()
+    assert damaged_files(store) == 1, "heartbeats tell the controller"
     assert store.generation() != generation, "servers look again"
     assert not place(store, made, name).exists()
     held = store.held(made.id, made.version)
@@ -101,6 +103,7 @@ async def test_a_damaged_file_is_mended(
     assert await agent(is_open=lambda at: False, closes=lambda at: None).look()
     assert asked == fetched
     assert verify(place(store, made, name).parent).problems == []
+    assert damaged_files(store) == 1, "that it is mended does not make the disk a better one"
     assert staging.staged(store) == []
     assert not list((store.roots[0] / QUARANTINE).iterdir())
 
@@ -293,6 +296,9 @@ def test_on_demand(make_title: MakeTitle, tmp_path: Path) -> None:
     assert moved.returncode == 1
     assert "corrupt in chunk 0" in moved.stderr
     assert not path.exists()
-    (row,) = staging.staged(Store([root]))
+    store = Store([root])
+    store.generation()
+    assert damaged_files(store) == 1
+    (row,) = staging.staged(store)
     assert (row.quarantined, row.chunks, row.of) == (True, 1, 2), "the other chunk is whole"
     assert run(settings).returncode == 0

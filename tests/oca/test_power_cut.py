@@ -89,7 +89,7 @@ def cuts(scene: Scene, deed: str, images: Path) -> None:
         (place / "before").write_text(what)
 
     def fsync(fd: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        path = Path(f"/proc/self/fd/{fd}").readlink()
         if path.is_relative_to(scene.root):
             step(f"fsync {path.relative_to(scene.root)}")
             disk.synchronised(path)
@@ -114,7 +114,9 @@ def test_the_power_fails_at_any_step(make_title: MakeTitle, tmp_path: Path, deed
     seen = set()
     for left in (left for image in sorted(images.iterdir()) for left in (image / "least", image / "names")):
         # Many steps leave the same: what is not synchronised changes nothing.
-        files = [(str(path.relative_to(left)), path.read_bytes() if path.is_file() else b"") for path in left.rglob("*")]
+        files = [
+            (str(path.relative_to(left)), path.read_bytes() if path.is_file() else b"") for path in left.rglob("*")
+        ]
         if (what := frozenset(files)) in seen:
             continue
         seen.add(what)

@@ -100,7 +100,7 @@ class Agent:
         self._steady = steady or Clock()
         self._bucket = Bucket(settings.fill.rate_mbps * 1e6 / 8, self._steady)
         self._uplink = Bucket(math.inf, self._steady)
-        self._last = ManifestFile(Path(settings.store[0]), settings.appliance)
+        self._last = ManifestFile(store, settings.appliance)
         self._proof = fleet.proof(Identity.of(Path(settings.identity)), settings.sources)
         self._object_stores = settings.object_stores
         self._alone = False

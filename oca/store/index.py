@@ -8,6 +8,7 @@ damaged before is forgotten then.
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -109,6 +110,7 @@ class Index:
             database.close()
 
     def _open(self) -> sqlite3.Connection:
+        new = not self.path.exists()
         database = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
         try:
             # What is lost in a power cut is found whole once more, so nothing waits for the disk here.
@@ -125,6 +127,10 @@ class Index:
                 "CREATE TABLE IF NOT EXISTS damaged (title TEXT, version TEXT, name TEXT, at REAL NOT NULL)"
             )
             database.execute(f"PRAGMA user_version = {_FORMAT}")
+            if new and os.geteuid() == 0:
+                # Else what root looked at once could be used by root alone.
+                owner = self._root.stat()
+                os.chown(self.path, owner.st_uid, owner.st_gid)
         except BaseException:
             database.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -228,3 +229,26 @@ async def test_a_disk_that_can_no_longer_be_read_stops_no_fill(
             assert held is not None
             assert held.tracks == tracks
             assert held.directory.is_relative_to(store.roots[1])
+
+
+async def test_the_last_manifest_is_on_every_disk(
+    make_title: MakeTitle, origin_root: Path, box: StartBox, controller: Controller, agent: MakeAgent, store: Store
+) -> None:
+    """With the first disk gone and no controller a box still fills; of two that differ the newest counts."""
+    assert store.prepare() == []
+    made, other = make_title(origin_root), make_title(origin_root, "other", seed=2)
+    origin = await box("origin-1")
+    controller.plan((other, ["v1"]))
+    await agent(is_open=lambda at: False).look()
+    old = (store.roots[0] / ".fill-manifest").read_bytes()
+    controller.plan((made, ["v1"]), boxes=[origin.source()])
+    await agent(is_open=lambda at: False).look()
+    (store.roots[0] / ".fill-manifest").write_bytes(old)
+    os.utime(store.roots[0] / ".fill-manifest", (1e9, 1e9))
+    controller.status = 503
+    assert await agent().look()
+    held = store.held(made.id, made.version)
+    assert held is not None
+    assert held.tracks == {"v1"}
+    store.roots[0].rename(store.roots[0].with_name("away"))
+    assert await agent().look()

@@ -240,6 +240,17 @@ async def test_a_lost_index_is_made_anew(
     assert "v1.mp4" in [row.name for row in index.due(1e11)]
 
 
+def test_an_index_belongs_to_whom_the_disk_belongs(store: Store) -> None:
+    """Who looks as root leaves nothing that only root could use."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes files for others")
+    os.chown(store.roots[0], 12_345, 12_346)
+    Index(store.roots[0]).found_damaged("clip", "0" * 32, "v1.mp4", 1e9)
+    assert Index(store.roots[0]).damaged(0) == 1
+    found = [path.stat() for path in store.roots[0].glob(".index.db*")]
+    assert [(each.st_uid, each.st_gid) for each in found] == [(12_345, 12_346)]
+
+
 def test_an_index_that_cannot_be_opened(store: Store) -> None:
     (store.roots[0] / FILE).mkdir()
     with pytest.raises(StoreError, match=r"index .*\.index\.db cannot be used"):

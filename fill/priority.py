@@ -20,4 +20,4 @@ def step_back() -> bool:
     if number is None:
         return False
     priority = _BEST_EFFORT << _CLASS_SHIFT | _LOWEST
-    return ctypes.CDLL(None).syscall(number, _OF_A_PROCESS, 0, priority) == 0
+    return bool(ctypes.CDLL(None).syscall(number, _OF_A_PROCESS, 0, priority) == 0)

@@ -41,7 +41,7 @@ _RESERVE = 0.02
 
 
 SERVED_S = 60.0
-"""For how long at most a file stays open after it was last sent to somebody."""
+"""For how long at least a file stays open after it was last sent to somebody, and at most twice as long."""
 # What `write_durably` writes to before it renames it.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 _DEAD_S = 3600.0

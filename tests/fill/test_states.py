@@ -15,7 +15,7 @@ from oca.handover import listen
 from oca.http.accesslog import AccessLog
 from oca.http.server import Server
 from oca.http.slices import Slices
-from oca.store.content import FILLING, Store
+from oca.store.content import FILLING, Store, is_open
 from oca.store.landing import Landing
 from oca.wire import Doomed
 from tests.conftest import MadeTitle, MakeTitle
@@ -75,6 +75,25 @@ async def test_what_is_in_quarantine_is_not_served(
     async with asyncio.timeout(60):
         while await asked(viewer, made) != 404:
             await asyncio.sleep(0.05)
+
+
+def test_whoever_is_between_two_segments_is_being_served(make_title: MakeTitle, store: Store) -> None:
+    """Though the store changes meanwhile, as it does all the time while it is filled, and files are let go of."""
+    made = make_title(store.roots[0])
+    media = made.directory / "v1.mp4"
+    slices = Slices(store)
+    assert slices.find(f"{made.url}/v1/1.m4s") is not None
+    for generation in ("1", "2"):
+        slices.refresh(generation)
+        assert is_open(media)
+    slices.let_go()
+    slices.refresh("3")
+    assert is_open(media), "it may have been sent just before"
+    slices.let_go()
+    assert not is_open(media)
+    assert slices.find(f"{made.url}/v1/1.m4s") is not None
+    slices.let_go()
+    assert is_open(media)
 
 
 async def test_what_is_doomed_is_served_as_long_as_it_is_here(

@@ -24,6 +24,7 @@ from fill.run import Pace, Run
 from fill.scrub import Scrub
 from fill.window import of
 from oca.bucket import Bucket
+from oca.clock import Clock
 from oca.config import ApplianceSettings, storage_limit
 from oca.errors import StoreError
 from oca.fetch import Fetch
@@ -67,7 +68,10 @@ async def fill(settings: ApplianceSettings, *, now: bool = False, once: bool = F
 
 
 class Agent:
-    """Keeps one store as the plan wants it. `is_open` and `closes` are the window's, `clock` tells UTC seconds."""
+    """Keeps one store as the plan wants it. `is_open` and `closes` are the window's, `clock` tells UTC seconds.
+
+    `steady` is what rates, waits and pauses of a fill go by.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Agent:
         pace: Pace | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Clock | None = None,
     ) -> None:
         self._settings = settings.fill
         self._store = store
@@ -92,9 +97,10 @@ class Agent:
         self._pace = pace or Pace()
         self._limits = limits or Limits(parallel=settings.fill.parallel)
         self._clock = clock
-        self._bucket = Bucket(settings.fill.rate_mbps * 1e6 / 8)
-        self._uplink = Bucket(math.inf)
-        self._last = ManifestFile(Path(settings.store[0]), settings.appliance)
+        self._steady = steady or Clock()
+        self._bucket = Bucket(settings.fill.rate_mbps * 1e6 / 8, self._steady)
+        self._uplink = Bucket(math.inf, self._steady)
+        self._last = ManifestFile(store, settings.appliance)
         self._proof = fleet.proof(Identity.of(Path(settings.identity)), settings.sources)
         self._object_stores = settings.object_stores
         self._alone = False
@@ -126,21 +132,22 @@ class Agent:
         there is no manifest to be had, StoreError when the disk fails.
         """
         manifest = await self._manifest()
-        await asyncio.to_thread(self._store.disks.forgive)
         try:
+            await asyncio.to_thread(self._store.disks.forgive)
+            await asyncio.to_thread(self._store.generation)
             await asyncio.to_thread(self._remove_doomed, manifest)
             found = difference(manifest, await asyncio.to_thread(holdings, self._store))
             if manifest.plan and manifest.items:
                 keys = [track.key for track in found.missing]
                 for path in await asyncio.to_thread(staging.sweep, self._store, keys):
                     _log.info("removed from staging", path=str(path))
+            mending = await asyncio.to_thread(self._damaged, found)
         except OSError as error:
             raise await asyncio.to_thread(self._disk_error, error) from None
         forced = manifest.force not in (0, self._obeyed)
         unbound, at = self._now or forced, self._clock()
         may_fill = not manifest.paused and (unbound or self._is_open(at))
         progress = Progress(manifest, found)
-        mending = await asyncio.to_thread(self._damaged, found)
         if mending.missing and not may_fill and not manifest.paused:
             # What was here and paid for is missed by viewers now; of a damaged file only chunks are fetched.
             await self._fill(manifest, mending, progress, None)
@@ -158,8 +165,10 @@ class Agent:
         return progress.missing == 0
 
     def _disk_error(self, error: OSError) -> StoreError:
-        """The sentence for it. If the disk takes no writes, the next look does without it."""
+        """The sentence for it. If the disk takes no writes, or gives nothing, the next look does without it."""
         root = self._store.root_of(Path(error.filename or ""))
+        if root is not None and self._store.disks.blame(root):
+            return StoreError(f"{error.filename} cannot be read: {error.strerror}; the disk is left out for now")
         if root is not None and self._store.disks.suspect(root):
             return StoreError(
                 f"{error.filename} cannot be changed: {error.strerror}; the disk is only read from now on"
@@ -205,9 +214,16 @@ class Agent:
     async def _fill(self, manifest: FillManifest, found: Difference, progress: Progress, until: float | None) -> None:
         """One run, `until` the window closes; ended early when the controller has another plan or a new order."""
         _log.info("fill begins", plan=manifest.plan, force=manifest.force, missing=len(found.missing))
-        stores = self._object_stores
-        async with Fetch(self._bucket, self._limits, self._proof, self._uplink, object_stores=stores) as fetch:
-            run = Run(self._store, self._limit, self._controllers, fetch, found, progress, self._pace)
+        fetching = Fetch(
+            self._bucket,
+            self._limits,
+            self._proof,
+            self._uplink,
+            object_stores=self._object_stores,
+            clock=self._steady,
+        )
+        async with fetching as fetch:
+            run = Run(self._store, self._limit, self._controllers, fetch, found, progress, self._pace, self._steady)
             lease = await self._lease()
             filling = asyncio.create_task(run.fill())
             closing = asyncio.create_task(self._closed(until)) if until is not None else None

@@ -21,6 +21,7 @@ from fill import agent, staging, window
 from fill.controllers import ControllerError, Controllers
 from fill.difference import difference
 from fill.holdings import holdings
+from fill.priority import step_back
 from oca import config, journal
 from oca.config import ApplianceSettings
 from oca.errors import guarded
@@ -49,6 +50,7 @@ def run(
     """Fill until SIGTERM. What was interrupted goes on where it was; logs are JSON lines on stderr."""
     settings = config.load(settings_file, ApplianceSettings)
     journal.start("oca-fill")
+    step_back()
     raise typer.Exit(uvloop.run(_until_signal(settings, now, once)))
 
 

@@ -60,13 +60,15 @@ class Controllers:
         self._manifest = (etag, manifest) if etag else None
         return manifest
 
-    async def sources(self, title: str, version: str, track: str) -> list[Source]:
-        """Where to fetch a track now, best first. Raises ControllerError."""
-        order = SourcesOrder(tracks=[Track(title, version, track)])
-        found = await self._ask("sources", Sources, f"sources of {title} {version} {track}", wire.encode(order))
-        if len(found.tracks) != 1:
-            raise ControllerError(f"asked for the sources of one track, the controller told of {len(found.tracks)}")
-        return found.tracks[0]
+    async def sources(self, tracks: Sequence[tuple[str, str, str]]) -> list[list[Source]]:
+        """Where to fetch each of some tracks (title, version, name) now, best first. Raises ControllerError."""
+        order = SourcesOrder(tracks=[Track(*track) for track in tracks])
+        found = await self._ask("sources", Sources, f"sources of {self._appliance}", wire.encode(order))
+        if len(found.tracks) != len(tracks):
+            raise ControllerError(
+                f"asked for the sources of {len(tracks)} tracks, the controller told of {len(found.tracks)}"
+            )
+        return found.tracks
 
     async def lease(self) -> FillLease:
         """What of the site's line may be used for the next seconds. Raises ControllerError."""

@@ -52,8 +52,11 @@ class Difference:
 
 
 def difference(manifest: FillManifest, held: Iterable[HeldTrack]) -> Difference:
-    """Compare. An empty manifest is no plan to hold nothing: it finds neither missing nor surplus tracks."""
-    if manifest.plan == 0 or not manifest.items:
+    """Compare. An empty manifest is no plan to hold nothing: it finds neither missing nor surplus tracks.
+
+    Without a plan things may be wanted all the same (pins of an upstream CDN); then nothing is surplus.
+    """
+    if not manifest.items:
         return Difference((), (), ())
     wanted = {
         (item.title, item.version, track): WantedTrack(item.title, item.version, track, item.published)
@@ -67,7 +70,9 @@ def difference(manifest: FillManifest, held: Iterable[HeldTrack]) -> Difference:
         missing=tuple(track for key, track in wanted.items() if key not in here),
         present=tuple(here[key] for key in wanted if key in here),
         # Of tracks idle for equally long the largest goes first, so that the fewest go.
-        surplus=tuple(sorted(surplus, key=lambda track: (track.used, -track.bytes, track.key))),
+        surplus=()
+        if manifest.plan == 0
+        else tuple(sorted(surplus, key=lambda track: (track.used, -track.bytes, track.key))),
     )
 
 

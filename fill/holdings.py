@@ -12,13 +12,26 @@ _log = structlog.get_logger()
 
 
 def holdings(store: Store) -> list[HeldTrack]:
-    """Everything held. A version whose title.json is damaged counts as not held, so that it is fetched anew."""
+    """Everything held. A version whose title.json is damaged counts as not held, so that it is fetched anew.
+
+    If that is because its disk fails, nothing that the disk holds counts.
+    """
+    while True:
+        usable = store.usable
+        found = _found(store)
+        store.generation()
+        if not set(usable) - set(store.usable):
+            return found
+
+
+def _found(store: Store) -> list[HeldTrack]:
     found: list[HeldTrack] = []
     for title, version in store.versions():
         try:
             held = store.held(title, version)
         except FormatError as error:
             _log.error("a version in the store is damaged", detail=str(error))
+            store.blame(title, version)
             continue
         if held is not None:
             found += _tracks(held)

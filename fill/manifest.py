@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ import structlog
 
 from oca import wire
 from oca.errors import FormatError
-from oca.store.content import write_durably
+from oca.store.content import Store, write_durably
 from oca.wire import FillManifest
 
 _log = structlog.get_logger()
@@ -17,31 +18,38 @@ FILE = ".fill-manifest"
 
 
 class ManifestFile:
-    """The file under the first root of a store, for box `me`. Everything here blocks: call it from a thread."""
+    """The file on each disk of `store`, for box `me`: any disk may fail. Everything blocks: call it from a thread."""
 
-    def __init__(self, root: Path, me: str) -> None:
-        self.path = root / FILE
+    def __init__(self, store: Store, me: str) -> None:
+        self._store = store
         self._me = me
-        self._written = b""
+        self._written: dict[Path, bytes] = {}
 
     def write(self, manifest: FillManifest) -> None:
         """Keep it, but not its order to fill now: that is obeyed once. A disk that refuses is logged, no more."""
         data = wire.encode(msgspec.structs.replace(manifest, force=0))
-        if data == self._written:
-            return
-        try:
-            write_durably(self.path, data)
-            self._written = data
-        except OSError as error:
-            _log.warning("the fill manifest cannot be kept", path=str(self.path), detail=error.strerror)
+        for root in self._store.writable:
+            if self._written.get(root) == data:
+                continue
+            try:
+                write_durably(root / FILE, data)
+                self._written[root] = data
+            except OSError as error:
+                _log.warning("the fill manifest cannot be kept", path=str(root / FILE), detail=error.strerror)
 
     def read(self) -> FillManifest | None:
         """The manifest kept last; None if there is none, or it is damaged, which is logged, or another box's."""
-        try:
-            found = wire.decode(self.path.read_bytes(), FillManifest, str(self.path))
-        except FileNotFoundError:
-            return None
-        except (FormatError, OSError) as error:
-            _log.warning("the fill manifest that was kept is of no use", detail=str(error))
-            return None
-        return found if found.appliance == self._me else None
+        kept = []
+        for root in self._store.usable:
+            with suppress(OSError):
+                kept.append(((root / FILE).stat().st_mtime_ns, root / FILE))
+        # A disk that was away has an older one.
+        for _, path in sorted(kept, reverse=True):
+            try:
+                found = wire.decode(path.read_bytes(), FillManifest, str(path))
+            except (FormatError, OSError) as error:
+                _log.warning("the fill manifest that was kept is of no use", detail=str(error))
+                continue
+            if found.appliance == self._me:
+                return found
+        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from fill.difference import Difference, HeldTrack, WantedTrack, make_room
 from fill.holdings import evict, is_served
 from fill.progress import Progress
 from fill.ranking import guess
+from oca.clock import Clock
 from oca.errors import FormatError, OcaError, StoreError
 from oca.fetch import Fetch, FetchError
 from oca.signed import Signed
@@ -27,6 +27,10 @@ from oca.title.model import TITLE_JSON, Title
 from oca.wire import Source
 
 _log = structlog.get_logger()
+# Tracks whose sources are asked for at once, where many wait.
+_MOST_ASKED = 100
+Answer = tuple[Sequence[Source], str]
+"""Where a track may be fetched, and why perhaps nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Turn:
-    """A track still to be brought. Times are of time.monotonic(); `asked` is when its sources were first asked."""
+    """A track still to be brought. Times are of the run's clock; `asked` is when its sources were first asked."""
 
     wanted: WantedTrack
     asked: float | None = None
@@ -64,7 +68,9 @@ class Run:
         difference: Difference,
         progress: Progress,
         pace: Pace,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self._store = store
         self._limit = limit
         self._controllers = controllers
@@ -76,30 +82,46 @@ class Run:
 
     async def fill(self) -> None:
         """Go on until every track is held or has failed. May be cancelled at any time."""
+        most = 1
         while self._turns:
-            now = time.monotonic()
+            now = self._clock.now()
             # A track that waits for a peer to have it must not hold up those behind it.
-            turn = next((turn for turn in self._turns if turn.not_before <= now), None)
-            if turn is None:
-                await asyncio.sleep(min(turn.not_before for turn in self._turns) - now)
+            due = [turn for turn in self._turns if turn.not_before <= now][:most]
+            if not due:
+                await self._clock.sleep(min(turn.not_before for turn in self._turns) - now)
                 continue
-            pause = await self._attempt(turn)
-            if pause is None:
-                self._turns.remove(turn)
-            else:
-                turn.not_before = time.monotonic() + pause
+            # Where one has to wait many do, and none of them is worth a question of its own.
+            most = min(2 * most, _MOST_ASKED)
+            for turn, answer in zip(due, await self._ask(due), strict=True):
+                pause, tried = await self._attempt(turn, answer)
+                if pause is None:
+                    self._turns.remove(turn)
+                else:
+                    turn.not_before = self._clock.now() + pause
+                if tried:
+                    # That took its time: of the others somebody nearer may have what they want by now.
+                    most = 1
+                    break
 
-    async def _attempt(self, turn: _Turn) -> float | None:
-        """Bring a track from what sources it has now; None if that is settled, else seconds until the next try."""
-        now = time.monotonic()
+    async def _ask(self, turns: Sequence[_Turn]) -> list[Answer]:
+        """What sources tracks have now, or may have while no controller tells."""
+        try:
+            found = await self._controllers.sources([turn.wanted.key for turn in turns])
+        except ControllerError as error:
+            return [(guess(self._progress.manifest, turn.wanted), str(error)) for turn in turns]
+        return [
+            (each, "the controller knows no appliance that holds it: has an origin reported it?") for each in found
+        ]
+
+    async def _attempt(self, turn: _Turn, answer: Answer) -> tuple[float | None, bool]:
+        """Bring a track from what sources it has now; and whether there were any.
+
+        None if that is settled, else seconds until the next try.
+        """
+        now = self._clock.now()
         turn.asked = now if turn.asked is None else turn.asked
         waited, reask_s = now - turn.asked, self._pace.reask_s
-        sources: list[Source] = []
-        problem = "the controller knows no appliance that holds it: has an origin reported it?"
-        try:
-            sources = await self._controllers.sources(*turn.wanted.key)
-        except ControllerError as error:
-            sources, problem = guess(self._progress.manifest, turn.wanted), str(error)
+        sources, problem = answer
         usable = [source for source in sources if source.wait_s <= waited]
         later = [source.wait_s - waited for source in sources if source.wait_s > waited]
         patient = later or (not sources and waited < self._pace.patience_s)
@@ -107,22 +129,22 @@ class Run:
             try:
                 await self._bring(turn, usable)
                 self._progress.set(turn.wanted, "done")
-                return None
+                return None, True
             except FetchError as error:
                 problem = str(error)  # a source for which we have not waited long enough may yet have it
             except WriteError as error:
                 if await asyncio.to_thread(self._elsewhere, turn, error.path):
                     _log.warning("another disk is tried", **_names(turn.wanted), detail=str(error))
-                    return 0.0
+                    return 0.0, True
                 patient, problem = False, str(error)
             except OcaError as error:
                 patient, problem = False, str(error)
         if patient:
             self._progress.set(turn.wanted, "waiting")
-            return min([reask_s, *later])
+            return min([reask_s, *later]), bool(usable)
         _log.error("track not filled", **_names(turn.wanted), detail=problem)
         self._progress.set(turn.wanted, "failed", problem)
-        return None
+        return None, bool(usable)
 
     def _elsewhere(self, turn: _Turn, path: Path) -> bool:
         """A write of a track has failed: note which disk is at fault, or too small; whether there is another."""
@@ -150,7 +172,7 @@ class Run:
     async def _bring_to(self, staging: Path, turn: _Turn, sources: Sequence[Source]) -> None:
         wanted, store = turn.wanted, self._store
         key = (wanted.title, wanted.version)
-        signed = Signed(sources, lambda: self._controllers.sources(*wanted.key))
+        signed = Signed(sources, lambda: self._again(wanted))
         title = await self._title(wanted, sources, signed, staging)
         track = next((track for track in title.tracks if track.name == wanted.track), None)
         if track is None:
@@ -177,6 +199,10 @@ class Run:
         _log.info("track filled", **_names(wanted), bytes=title.track_bytes(track))
         return None
 
+    async def _again(self, wanted: WantedTrack) -> Sequence[Source]:
+        (found,) = await self._controllers.sources([wanted.key])
+        return found
+
     async def _title(self, wanted: WantedTrack, sources: Sequence[Source], signed: Signed, staging: Path) -> Title:
         """The version's title.json: as held, as staged by an earlier attempt, or fetched and then staged."""
         directory = self._store.directory(wanted.title, wanted.version)
@@ -188,6 +214,9 @@ class Run:
                         return title
                 except FormatError as error:
                     _log.warning("fetching title.json again", detail=str(error))
+                    root = place.parents[2 if place == staging else 1]
+                    if await asyncio.to_thread(self._store.disks.blame, root):
+                        raise WriteError(place, f"{error}; check the disk") from None
         data, title = await self._fetch.title(sources, wanted.title, wanted.version, signed)
         await asyncio.to_thread(write_durably, staging / TITLE_JSON, data)
         return title
@@ -212,6 +241,8 @@ class Run:
         here = sum((staging / name).stat().st_size for name in lacking if (staging / name).is_file())
         need = sum(title.files[name].bytes for name in lacking) - here
         free = self._limit - self._store.used_bytes()
+        if need <= min(free, self._store.room(root)):
+            return False  # and nobody has to look at what is being served
         served = [track for track in self._surplus if is_served(self._store, track)]
         idle = [track for track in self._surplus if track not in served and self._disk(track) in self._store.writable]
         leaving = make_room([track for track in idle if self._disk(track) == root], need, int(self._store.room(root)))

@@ -1,7 +1,8 @@
 """The scrub: reads what the store holds, slowly, again and again, and takes out of service what is damaged.
 
 It goes on day and night at a rate of its own; what it reads does not stay in memory. A damaged file goes into
-quarantine with the record of its good chunks, and the fill agent brings the others, whatever the window says.
+quarantine with the record of its good chunks, and the fill agent brings the others, whatever the window says. The
+index counts it, and heartbeats tell the controller.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Scrub:
             _log.error("a file cannot be read", path=str(path), detail=str(error))
             await asyncio.to_thread(self._store.blame, file.title, file.version)
             return False
+        root = held.directory.parents[1]
+        await asyncio.to_thread(Index(root).found_damaged, file.title, file.version, file.name, self._clock())
         where = await asyncio.to_thread(self._store.quarantine, held, file.name, good)
         _log.error("a file is damaged and in quarantine", path=str(path), now=str(where), chunks=lost, good=len(good))
         self.damaged.set()

@@ -38,7 +38,8 @@ def applications(
         disks = {str(root): root in store.usable for root in store.roots}
         certificates = await asyncio.to_thread(valid_until, tls)
         counters, limit = supervisor.counters, reporter.storage_bytes
-        text = render(counters, used, limit, supervisor.serving, supervisor.deaths, disks, certificates)
+        damaged = reporter.damaged
+        text = render(counters, used, limit, supervisor.serving, supervisor.deaths, disks, certificates, damaged)
         return web.Response(text=text, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
 
     both, alone = web.Application(), web.Application()

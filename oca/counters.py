@@ -42,6 +42,7 @@ METRICS = {
     "oca_worker_deaths_total": ("counter", "workers that ended unasked and were replaced"),
     "oca_store_bytes": ("gauge", "bytes of content in the store, and the most it may hold"),
     "oca_disk_up": ("gauge", "whether a disk of the store works (1) or has failed (0)"),
+    "oca_damaged_files": ("gauge", "files found damaged in the last 30 days, mended or not"),
     "oca_store_generation_changes_total": ("counter", "times that the content of the store was seen to change"),
 }
 
@@ -141,10 +142,11 @@ def render(
     deaths: int,
     disks: Mapping[str, bool] | None = None,
     certificates: Mapping[str, float] | None = None,
+    damaged: int = 0,
 ) -> str:
     """The metrics page in the Prometheus text format, version 0.0.4.
 
-    `disks` by path, whether they work; `certificates` by path, until when they are valid.
+    `disks` by path, whether they work; `certificates` by path, until when they are valid; `damaged` files of late.
     """
     samples: dict[str, list[tuple[str, int]]] = {
         "oca_connections_open": [("", counters.open)],
@@ -191,6 +193,7 @@ def render(
         "oca_worker_deaths_total": [("", deaths)],
         "oca_store_bytes": [('{kind="used"}', used_bytes), ('{kind="limit"}', storage_bytes)],
         "oca_disk_up": [(f'{{disk="{_escaped(path)}"}}', int(up)) for path, up in (disks or {}).items()],
+        "oca_damaged_files": [("", damaged)],
         "oca_store_generation_changes_total": [("", counters.store_changes)],
     }
     lines = []

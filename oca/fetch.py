@@ -11,7 +11,6 @@ import asyncio
 import math
 import random
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -22,6 +21,7 @@ from yarl import URL
 
 from oca.breaker import Breaker
 from oca.bucket import Bucket
+from oca.clock import Clock
 from oca.errors import ConfigError, FormatError, OcaError
 from oca.health import Health, Limits, pause_s, quickest
 from oca.signed import Signed, unsigned
@@ -89,14 +89,18 @@ class Fetch:
         uplink: Bucket | None = None,
         *,
         object_stores: bool = True,
+        clock: Clock | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         """With `proof`, only boxes that prove to be of our fleet are asked; `object_stores`, which prove nothing,
-        may be all the same. `uplink` caps what is not from peers.
+        may be all the same. `uplink` caps what is not from peers. `chance` is from 0 to 1.
         """
+        self._clock = clock or Clock()
+        self._chance = chance
         self._proof = proof
         self._object_stores = object_stores
-        self._bucket = bucket or Bucket(math.inf)
-        self._uplink = uplink or Bucket(math.inf)
+        self._bucket = bucket or Bucket(math.inf, self._clock)
+        self._uplink = uplink or Bucket(math.inf, self._clock)
         self._limits = limits or Limits()
         self._health: dict[str, Health] = {}
         timeout = aiohttp.ClientTimeout(
@@ -213,14 +217,14 @@ class Fetch:
                 rest = self._rest(sources, absent)
                 if rest is None:
                     raise FetchError(self._explain(sources, path, absent))
-                await asyncio.sleep(rest)
+                await self._clock.sleep(rest)
                 continue
             health = self._health.setdefault(source.place, Health(breaker=Breaker(self._limits.circuit)))
-            pause = health.resume_at - time.monotonic()
+            pause = health.resume_at - self._clock.now()
             if pause > 0:
-                await asyncio.sleep(pause)
+                await self._clock.sleep(pause)
                 continue  # meanwhile another chunk may have found out more about this source
-            began = time.monotonic()
+            began = self._clock.now()
             health.breaker.allow(began)
             health.in_flight += 1
             try:
@@ -228,7 +232,7 @@ class Fetch:
             except SourceError as fault:
                 if fault.verdict == "absent":
                     # Who says that it has not got something works.
-                    health.breaker.succeed(time.monotonic())
+                    health.breaker.succeed(self._clock.now())
                     absent[source.place] = str(fault)
                 else:
                     self._blame(source, health, fault, began)
@@ -239,14 +243,14 @@ class Fetch:
             finally:
                 health.in_flight -= 1
             health.failures = 0
-            health.breaker.succeed(time.monotonic())
+            health.breaker.succeed(self._clock.now())
             if isinstance(found, bytearray):
-                health.came(len(found), time.monotonic() - began)
+                health.came(len(found), self._clock.now() - began)
             return source, found
 
     def _best(self, sources: Sequence[Source], absent: dict[str, str]) -> Source | None:
         """The source to ask for the next chunk: of the best that work, who will have sent it first."""
-        now = time.monotonic()
+        now = self._clock.now()
         pool: list[tuple[Source, Health]] = []
         for source in sources:
             health = self._health.get(source.place, Health())
@@ -262,7 +266,7 @@ class Fetch:
 
     def _rest(self, sources: Sequence[Source], absent: dict[str, str]) -> float | None:
         """When nobody can be asked: in how many seconds one whose circuit is open may be; None if there is none."""
-        now = time.monotonic()
+        now = self._clock.now()
         known = [self._health[source.place] for source in sources if source.place not in absent]
         open_ones = [health.breaker.rested_in(now) for health in known if not self._given_up(health, now)]
         # At 0 somebody is trying: look again soon what came of it.
@@ -270,15 +274,15 @@ class Fetch:
 
     def _blame(self, source: Source, health: Health, fault: SourceError, began: float) -> None:
         """Note a failure. Chunks in flight together fail together: that counts once in a row."""
-        health.breaker.fail(time.monotonic())
+        health.breaker.fail(self._clock.now())
         if fault.verdict == "bad":
             health.bad = True
         elif began < health.failed_at:
             return
         health.failures += 1
-        health.failed_at = time.monotonic()
+        health.failed_at = self._clock.now()
         health.problem = str(fault)
-        health.resume_at = health.failed_at + pause_s(self._limits, health.failures, random.random())
+        health.resume_at = health.failed_at + pause_s(self._limits, health.failures, self._chance())
         _log.warning("source failed", source=source.appliance, url=source.url, bad=health.bad, detail=str(fault))
 
     def _explain(self, sources: Sequence[Source], path: str, absent: dict[str, str]) -> str:
@@ -341,9 +345,9 @@ class Fetch:
         patience = self._limits.chunk_s * (max(1.0, most / CHUNK_BYTES) if span is not None else 1.0)
         data, waited = bytearray(), 0.0
         while True:
-            began = time.monotonic()
+            began = self._clock.now()
             part = await response.content.readany()
-            waited += time.monotonic() - began
+            waited += self._clock.now() - began
             if not part:
                 break
             data += part

@@ -13,9 +13,10 @@ import structlog
 from oca import wire
 from oca.config import ApplianceSettings, storage_limit
 from oca.counters import Counters
-from oca.errors import FormatError, OcaError
+from oca.errors import FormatError, OcaError, StoreError
 from oca.miss.neighbours import NeighboursFile
 from oca.store.content import Store
+from oca.store.index import Index
 from oca.trust.identity import Identity, Proof
 from oca.trust.revocations import RevocationsFile
 from oca.wire import FillTerms, Heartbeat, HeartbeatReply, HeldTracks, Inventory
@@ -27,6 +28,8 @@ _RETRY_S = 5.0
 _LOOK_S = 1.0
 # Clocks further apart than this are told of.
 _CLOCK_OFF_S = 30.0
+# For so long a damaged file is told of.
+_DAMAGED_S = 30 * 86_400.0
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _MAX_REPLY = 1 << 20
 
@@ -47,6 +50,17 @@ def inventory(store: Store, appliance: str, generation: str) -> tuple[Inventory,
         if found is not None and found.tracks:
             held.append(HeldTracks(title, version, sorted(found.tracks)))
     return Inventory(appliance=appliance, generation=generation, held=held), damaged
+
+
+def damaged_files(store: Store) -> int:
+    """How many files of the store were found damaged lately. Reads the disk."""
+    found = 0
+    for root in store.usable:
+        try:
+            found += Index(root).damaged(time.time() - _DAMAGED_S)
+        except (StoreError, OSError) as error:
+            _log.warning("a disk does not tell what was damaged on it", disk=str(root), detail=str(error))
+    return found
 
 
 class Reporter:
@@ -79,12 +93,15 @@ class Reporter:
         self._revocations = RevocationsFile(Identity.of(Path(settings.identity)).revoked)
         self.storage_bytes = storage_limit(settings)
         """Bytes of content that the disks may hold which work now."""
+        self.damaged = 0
+        """Files found damaged in the last 30 days, as of the store's last change."""
 
     async def used_bytes(self) -> int:
         """Bytes of content in the store, counted anew only after the store has changed."""
         generation = self._store.generation()
         if self._used[0] != generation:
             self.storage_bytes = await asyncio.to_thread(storage_limit, self._settings, self._store.disks.failed)
+            self.damaged = await asyncio.to_thread(damaged_files, self._store)
             self._used = (generation, await asyncio.to_thread(self._store.used_bytes))
         return self._used[1]
 
@@ -150,6 +167,7 @@ class Reporter:
             neighbours=self._neighbours_known,
             sent_bytes=counters.sent_bytes,
             fill=self._terms,
+            damaged=self.damaged,
         )
         data = await _send(session, self._proof, "POST", self._urls("heartbeat"), wire.encode(message))
         try:

@@ -72,6 +72,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     neighbours: str = ""  # generation of the neighbours it knows
     sent_bytes: Natural = 0  # to viewers, since `started`
     fill: FillTerms | None = None
+    damaged: Natural = 0  # files found damaged in the last 30 days, mended or not
 
 
 class HeartbeatReply(Message, frozen=True, kw_only=True):

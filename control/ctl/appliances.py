@@ -100,11 +100,15 @@ def _row(box: dict[str, Any]) -> tuple[str, ...]:
     state = (
         "alive" if box["alive"] else "never heard" if box["silent_s"] is None else f"silent {box['silent_s']:.0f} s"
     )
+    if box["draining"]:
+        state += ", draining"
+    if box.get("damaged"):
+        state += f", {box['damaged']} files found damaged in 30 days"
     return (
         box["id"],
         box["site"],
         box["role"],
-        f"{state}, draining" if box["draining"] else state,
+        state,
         str(box["tracks"]),
         f"{size(box['used_bytes'])}/{size(box['storage_bytes'])}",
         f"{box['sending_bps'] / 1e9:.2f}",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from control.ctl.client import Controller, ControllerError, Json, controller, say, show, size
-from control.ctl.watching import following, sentence
+from control.ctl.watching import duration, expected, following, sentence
 
 fill = typer.Typer(help="Fills: start one now, see how far they are.", no_args_is_help=True)
 steer = typer.Typer(help="Steering: who serves which viewer, and why.", no_args_is_help=True)
@@ -24,9 +24,15 @@ def run(
     appliance: Annotated[list[str] | None, typer.Option(help="Only this appliance; repeat for more.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until all is in place.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="With --wait: seconds after which to give up.")] = 3600.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would come, and how long it takes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Order appliances to fill what the plan in force wants on them."""
+    if dry_run:
+        _rehearse(controller(context), appliance or [], as_json)
+        return
     if not now:
         raise ControllerError("appliances fill by themselves in their windows: add --now to fill outside of them")
     of = controller(context)
@@ -45,6 +51,33 @@ def run(
             as_json,
             f"{len(orders)} appliances are told to fill now: `ocactl fill status` shows how far they are",
         )
+
+
+def _named(of: Controller, boxes: list[str]) -> list[dict[str, Any]]:
+    """How far the fills of these appliances are, of all if none is named; ControllerError if there is no such one."""
+    found: list[dict[str, Any]] = of.ask("GET", "fills")["appliances"]
+    unknown = set(boxes) - {box["appliance"] for box in found}
+    if unknown:
+        raise ControllerError(f"there is no appliance {', '.join(sorted(unknown))} that is filled")
+    return [box for box in found if not boxes or box["appliance"] in boxes]
+
+
+def _rehearse(of: Controller, boxes: list[str], as_json: bool) -> None:
+    """Tell what an order to fill now would bring to each appliance, in how long."""
+    found = _named(of, boxes)
+    rows = [
+        (
+            each["appliance"],
+            size(each["bytes"]),
+            "not known" if each["rate_bps"] is None else f"{each['rate_bps'] / 1e6:.0f}",
+            "not known" if each["rate_bps"] is None else duration(each["seconds"]),
+        )
+        for each in (box["outlook"] for box in found)
+        if each is not None
+    ]
+    show(
+        {"appliances": found}, as_json, {"appliance": "", "to come": "right", "Mb/s": "right", "takes": "right"}, rows
+    )
 
 
 def _wait(of: Controller, boxes: set[str], timeout: float) -> list[dict[str, Any]]:
@@ -84,15 +117,15 @@ def status(context: typer.Context, as_json: Json = False) -> None:
             state = "complete"
         else:
             state = "ordered" if box["order"] else "waits for its window"
-            if overrun := sentence(box["outlook"]):
-                state += f"; {overrun}"
+            more = "" if box["order"] else sentence(box["outlook"]) or expected(box["outlook"])
+            state += f"; {more}" if more else ""
         rows.append(
             (
                 box["appliance"],
                 box["site"],
                 f"{box['held']}/{box['wanted']}",
                 size(box["bytes"]),
-                " ".join(f"{source} {size(count)}" for source, count in sorted(box["fetched"].items())),
+                ", ".join(f"{size(count)} {kind}" for kind, count in sorted(box["classes"].items())),
                 state,
             )
         )
@@ -152,10 +185,20 @@ def resume(context: typer.Context, appliance: Appliances = None, as_json: Json =
 
 
 @fill.command()
-def cancel(context: typer.Context, appliance: Appliances = None, as_json: Json = False) -> None:
+def cancel(
+    context: typer.Context,
+    appliance: Appliances = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which orders there are.")] = False,
+    as_json: Json = False,
+) -> None:
     """Take orders to fill now back; outside their windows the appliances stop. What has come is kept."""
-    found = controller(context).ask("POST", "fills/cancel", {"appliances": appliance or []})
-    say(found, as_json, f"{len(found)} orders are taken back: {' '.join(found) or 'there were none'}")
+    of, named = controller(context), appliance or []
+    if dry_run:
+        found = [box["appliance"] for box in _named(of, named) if box["order"]]
+    else:
+        found = of.ask("POST", "fills/cancel", {"appliances": named})
+    words = "would be taken back" if dry_run else "are taken back"
+    say(found, as_json, f"{len(found)} orders {words}: {' '.join(found) or 'there were none'}")
 
 
 @steer.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -48,9 +48,16 @@ def sentence(outlook: Mapping[str, Any] | None) -> str:
     if outlook["ends"] is None:
         return f"{size(outlook['bytes'])} will not come within a year of its windows"
     return (
-        f"{size(outlook['bytes'])} take {_duration(outlook['seconds'])}, longer than the window: "
+        f"{size(outlook['bytes'])} take {duration(outlook['seconds'])}, longer than the window: "
         f"{outlook['windows']} windows, there on {_moment(outlook['ends'])}"
     )
+
+
+def expected(outlook: Mapping[str, Any] | None) -> str:
+    """How much is to come, and when it will be there as windows and rate tell; nothing if that is not known."""
+    if outlook is None or not outlook["bytes"] or outlook["ends"] is None:
+        return ""
+    return f"{size(outlook['bytes'])} to come, there on {_moment(outlook['ends'])}"
 
 
 def following(of: Controller, boxes: frozenset[str], *, until_done: bool) -> None:
@@ -86,15 +93,19 @@ def screen(
     first = min(first, width // (3 if wide else 4))
     bar = max(8, min(40, width - first - (90 if wide else 58)))
     complete = sum(box["held"] == box["wanted"] for box in rows)
-    lines = [Text(f"plan {plan}: {complete} of {len(rows)} appliances have everything", style="bold")]
+    whence: Counter[str] = Counter()
+    for box in rows:
+        whence.update(box["classes"])
+    told = "".join(f", {size(count)} {kind}" for kind, count in sorted(whence.items()))
+    lines = [Text(f"plan {plan}: {complete} of {len(rows)} appliances have everything{told}", style="bold")]
     for name, box in zip(names, rows, strict=True):
         rate = pace.look(box["appliance"], now, sum(box["fetched"].values()))
         state, style, notes = _state(box, rate, now)
         cells = [f"{box['held']}/{box['wanted']}".rjust(7), size(sum(box["fetched"].values())).rjust(9)]
         cells.append((f"{size(rate)}/s" if rate else "").rjust(11))
         if wide:
-            whence = ", ".join(f"{size(count)} {kind}" for kind, count in sorted(box["classes"].items()))
-            cells.append(whence.ljust(31))
+            kinds = ", ".join(f"{size(count)} {kind}" for kind, count in sorted(box["classes"].items()))
+            cells.append(kinds.ljust(31))
         if len(state) > width - first - bar - sum(2 + len(cell) for cell in cells) - 4:
             # What does not fit beside the figures has a line of its own.
             notes.insert(0, (state, style))
@@ -142,19 +153,24 @@ def _state(box: Mapping[str, Any], rate: float, now: float) -> tuple[str, str, l
     outlook = box["outlook"]
     if box["held"] == box["wanted"]:
         return "complete", "green", notes
-    if sentence(outlook):
+    # Who is ordered to fill now waits for no window.
+    if sentence(outlook) and not box["order"]:
         notes.append((sentence(outlook), "yellow"))
     if box["paused"]:
         return "paused", "yellow", notes
     if rate and outlook is not None:
         left = outlook["bytes"] / rate
-        return f"done in {_duration(left)}, {_moment(now + left)}", "", notes
+        return f"done in {duration(left)}, {_moment(now + left)}", "", notes
     if box["errors"] and box["finished"]:
         return "failed", "red", [*notes, *((error, "red") for error in box["errors"][:_TRACKS])]
-    return "ordered" if box["order"] else "waits for its window" if box["outside_window"] else "begins", "", notes
+    if box["order"]:
+        return "ordered", "", notes
+    state = "waits for its window" if box["outside_window"] else "begins"
+    more = "" if notes else expected(outlook)
+    return f"{state}; {more}" if more else state, "", notes
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds for people."""
     if seconds < 100:
         return f"{seconds:.0f} s"

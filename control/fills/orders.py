@@ -45,7 +45,7 @@ async def order_fills(request: web.Request) -> web.Response:
     """Order appliances to fill now, inside their window or not."""
     order = await body(request, FillOrder, "the order to fill")
     of = parts(request)
-    if not of.state.plan:
+    if not of.state.wanted:
         raise OcaError("there is no plan to fill from: make one with `ocactl plan make`")
     boxes = [of.state.appliance(box).id for box in order.appliances] or sorted(of.state.wanted)
     return json(await of.ledger.order_fill(boxes), 201)

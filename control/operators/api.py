@@ -202,6 +202,7 @@ def _appliance(of: Parts, box: Appliance) -> dict[str, Any]:
         "sending_bps": beat.sending_bps if beat else 0,
         "connections": beat.connections if beat else 0,
         "tracks": of.state.holds(box.id).bit_count(),
+        "damaged": beat.damaged if beat else 0,
         "planned": len(of.state.wanted.get(box.id, {})),
     }
 

@@ -192,6 +192,10 @@ class Slices:
         self.store = store
         self._sizes = (slices, descriptors, versions)
         self._caches = _Caches(*self._sizes)
+        # Files that stay open though nothing here needs them, until the second `let_go` from now: to a fill whoever is
+        # between two segments is being served.
+        self._left: _Lru[Path, Descriptor] = _Lru(descriptors)
+        self._left_before: _Lru[Path, Descriptor] = _Lru(descriptors)
         self._generation = store.generation()
         self.second = int(time.time())
         """UTC seconds, as Date has them: whoever answers keeps it current."""
@@ -201,15 +205,22 @@ class Slices:
         if generation == self._generation:
             return False
         self._generation = generation
+        self._leave()
         # Replaced, not emptied: a thread that is still reading the old state fills the old ones.
         self._caches = _Caches(*self._sizes)
         return True
 
     def let_go(self) -> None:
-        """Close the files that nobody is being sent: which ones are open tells a fill what is being served."""
+        """Close the files that nobody was sent since the last call: open ones tell a fill what is being served."""
         caches, fresh = self._caches, _Caches(*self._sizes)
+        self._leave()
+        self._left, self._left_before = _Lru(self._left.limit), self._left
         fresh.indexes, fresh.versions, fresh.absent = caches.indexes, caches.versions, caches.absent
         self._caches = fresh
+
+    def _leave(self) -> None:
+        for path, descriptor in list(self._caches.descriptors.items()):
+            self._left.put(path, descriptor)
 
     def known(self, asked: bytes) -> Slice | None:
         """The slice that a request line begins with ("GET " and path), if it was found before: one look."""

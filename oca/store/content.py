@@ -41,7 +41,7 @@ _RESERVE = 0.02
 
 
 SERVED_S = 60.0
-"""For how long at most a file stays open after it was last sent to somebody."""
+"""For how long at least a file stays open after it was last sent to somebody, and at most twice as long."""
 # What `write_durably` writes to before it renames it.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 _DEAD_S = 3600.0
@@ -242,7 +242,6 @@ class Store:
         staging = staging or self.staging(title, version)
         root = staging.parents[2]
         final = root / title / version
-        new = not final.is_dir()
         final.mkdir(parents=True, exist_ok=True)
         for name in names:
             source = staging / name
@@ -254,10 +253,9 @@ class Store:
                 # What was just filled has no place in memory before what viewers watch.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             source.rename(final / name)
-        fsync_directory(final)
-        if new:
-            fsync_directory(final.parent)
-            fsync_directory(root)
+        # Those above as well, new or not: who made them may have been killed before this.
+        for folder in (final, final.parent, root):
+            fsync_directory(folder)
         self._changed(root)
 
     def remove_track(self, held: HeldVersion, track: str) -> None:
@@ -302,8 +300,9 @@ class Store:
         place.parent.mkdir(parents=True, exist_ok=True)
         Landing(place, held.title.files[name]).claim(good)
         (held.directory / name).rename(place)
-        fsync_directory(place.parent)
-        fsync_directory(held.directory)
+        # Where it is before where it was, so that it is somewhere at any time.
+        for folder in (*place.parents[:3], root, held.directory):
+            fsync_directory(folder)
         self._changed(root)
         return place
 
@@ -337,8 +336,9 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.is_dir():
             shutil.rmtree(staged)
-            return final
-        staged.rename(final)
+        else:
+            staged.rename(final)
+        # Though it was there before: who put it there may have been killed before this.
         fsync_directory(final.parent)
         fsync_directory(root)
         self._changed(root)

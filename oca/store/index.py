@@ -1,12 +1,14 @@
-"""The index of a disk: when each file of the store was last read and found whole.
+"""The index of a disk: when each file of the store was last read and found whole, and which were found damaged.
 
 `<root>/.index.db` is a small SQLite database that nothing depends on: lost or damaged, it is made anew from what is
-on the disk. A file whose row is missing was found whole when it was committed, and that is its ctime.
+on the disk. A file whose row is missing was found whole when it was committed, and that is its ctime; what was found
+damaged before is forgotten then.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ _log = structlog.get_logger()
 FILE = ".index.db"
 _FORMAT = 1
 _BUSY_S = 30.0
+_REMEMBERED_S = 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,20 @@ class Index:
         with self._opened() as database:
             database.execute("INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?)", (title, version, name, at))
 
+    def found_damaged(self, title: str, version: str, name: str, at: float) -> None:
+        """Note that a file was read and is damaged."""
+        with self._opened() as database:
+            database.execute("DELETE FROM damaged WHERE at < ?", (at - _REMEMBERED_S,))
+            database.execute("INSERT INTO damaged VALUES (?, ?, ?, ?)", (title, version, name, at))
+
+    def damaged(self, since: float) -> int:
+        """How often files were found damaged since then. A disk on which that happens again and again is dying."""
+        if not self.path.exists():
+            return 0
+        with self._opened() as database:
+            rows = database.execute("SELECT count(*) FROM damaged WHERE at >= ?", (since,))
+            return int(rows.fetchone()[0])
+
     def _files(self) -> Iterator[tuple[tuple[str, str, str], float]]:
         """Every file of a verified version, and since when its name is there (ctime, in UTC seconds)."""
         for path in self._root.glob("[!.]*/[!.]*/[!.]*"):
@@ -93,6 +110,7 @@ class Index:
             database.close()
 
     def _open(self) -> sqlite3.Connection:
+        new = not self.path.exists()
         database = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
         try:
             # What is lost in a power cut is found whole once more, so nothing waits for the disk here.
@@ -105,7 +123,14 @@ class Index:
                 "CREATE TABLE IF NOT EXISTS checked (title TEXT, version TEXT, name TEXT, at REAL NOT NULL,"
                 " PRIMARY KEY (title, version, name)) WITHOUT ROWID"
             )
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS damaged (title TEXT, version TEXT, name TEXT, at REAL NOT NULL)"
+            )
             database.execute(f"PRAGMA user_version = {_FORMAT}")
+            if new and os.geteuid() == 0:
+                # Else what root looked at once could be used by root alone.
+                owner = self._root.stat()
+                os.chown(self.path, owner.st_uid, owner.st_gid)
         except BaseException:
             database.close()
             raise

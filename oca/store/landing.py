@@ -114,12 +114,15 @@ class Landing:
             raise write_error(self.path, error) from None
 
     def holds(self, chunk: int) -> bool:
-        """Whether the bytes of `chunk` on disk are the published ones."""
+        """Whether the bytes of `chunk` on disk are the published ones. They do not stay in memory."""
         offset, length = self.file.span(chunk)
         try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                return digest(file.read(length)) == self.file.chunks[chunk]
+            with self.path.open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                try:
+                    return digest(os.pread(file.fileno(), length, offset)) == self.file.chunks[chunk]
+                finally:
+                    os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
         except OSError:
             return False
 

@@ -5,6 +5,7 @@ What is read does not stay in memory in place of what viewers watch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from oca.errors import FormatError, OcaError
 from oca.ids import is_version
 from oca.store.content import Store
+from oca.store.index import Index
 from oca.title import model as title_format
 from oca.title import segments
 from oca.title.digest import digest, read_chunks
@@ -145,5 +147,6 @@ def isolate(store: Store, title: str, version: str, report: Report) -> list[Path
     for name, lost in sorted(bad.items()):
         count = len(held.title.files[name].chunks)
         # A file of another length has no chunk that can be relied on.
+        Index(held.directory.parents[1]).found_damaged(title, version, name, time.time())
         moved.append(store.quarantine(held, name, [] if None in lost else sorted(set(range(count)) - lost)))
     return moved

@@ -36,10 +36,10 @@ async def test_registration(desk: Desk) -> None:
     await desk.ask("PUT", "appliances/north-1/drain", {"draining": True})
     shown = await desk.ask("POST", "appliances", SPEC | {"site": "south", "capacity_bps": 10**9})
     assert (shown["site"], shown["draining"], shown["storage_bytes"]) == ("south", True, 0)
-    await desk.beat("north-1", url="http://moved.example", storage_bytes=500, used_bytes=20, sending_bps=7)
+    await desk.beat("north-1", url="http://moved.example", storage_bytes=500, used_bytes=20, sending_bps=7, damaged=2)
     shown = await desk.ask("GET", "appliances/north-1")
     assert (shown["url"], shown["storage_bytes"], shown["used_bytes"]) == ("http://moved.example", 500, 20)
-    assert shown["alive"]
+    assert (shown["alive"], shown["damaged"]) == (True, 2)
     assert [box["id"] for box in await desk.ask("GET", "appliances")] == ["north-1"]
     details = [change["detail"].partition(":")[0] for change in await desk.ask("GET", "changes")]
     assert details == ["drained", "drained", "registered"]

@@ -124,6 +124,8 @@ def test_an_operators_day(controller: str, make_title: MakeTitle, tmp_path: Path
     assert {row["title"] for row in shown["rows"]} == {"clip"}
     assert both("plan", "show", "1", words="north-1 clip")["id"] == 1
 
+    (rehearsed,) = both("fill", "run", "--dry-run", words="north-1 to come not known")["appliances"]
+    assert (rehearsed["appliance"], rehearsed["order"]) == ("north-1", 0)
     assert both("fill", "run", "--now", words="1 appliances fill now") == {"north-1": 2}
     both("fill", "run", "--now", "--appliance", "origin", words="1 appliances")
     status = both("fill", "status", words="north-1 0/2 ordered")
@@ -133,6 +135,7 @@ def test_an_operators_day(controller: str, make_title: MakeTitle, tmp_path: Path
     assert both("fill", "pause", "--appliance", "north-1", words="stop filling north-1") == []
     assert "paused" in ocactl(controller, "fill", "status").stdout
     assert both("fill", "resume", words="may fill again north-1") == []
+    assert both("fill", "cancel", "--dry-run", words="would be taken back north-1") == ["north-1"]
     assert both("fill", "cancel", words="taken back north-1") == []
 
     shown = both(

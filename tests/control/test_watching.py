@@ -63,6 +63,8 @@ ROWS = [
     box("north-4", outside_window=True, outlook=outlook(fits=False, windows=2, seconds=30_000.0)),
     box("north-5", errors=["bunny v-720: no room for 5 bytes"], finished=True),
     box("north-6", order=4, fetched={}, classes={}, outlook=None),
+    box("north-7", outside_window=True),
+    box("north-8", order=5, outlook=outlook(fits=False, windows=3)),
 ]
 
 
@@ -78,13 +80,16 @@ def drawn(width: int, rows: list[dict[str, Any]], pace: Pace | None = None, prob
 def test_everything_is_said_and_no_line_is_too_long(width: int) -> None:
     text = drawn(width, ROWS, problem="the controller is away")
     assert all(len(line) <= width for line in text.splitlines())
-    for words in ("plan 3: 1 of 6", "north-1", "3/9", "complete", "paused", "bunny v-1080", "1 more wait", "ordered"):
+    for words in ("plan 3: 1 of 8", "north-1", "3/9", "complete", "paused", "bunny v-1080", "1 more wait", "ordered"):
         assert words in text
     assert "the controller is away" in text
+    assert "appliances have everything, 3.5 GB origin, 700.0 MB peer" in text
     assert ("500.0 MB origin, 100.0 MB peer" in text) is (width == 200)
     told = " ".join(text.split())
     assert "1.0 GB take 8 h 20 min, longer than the window: 2 windows, there on 2026-" in told
     assert "no room for 5 bytes" in text
+    assert "waits for its window; 1.0 GB to come, there on 2026-" in told
+    assert "3 windows" not in told, "who is ordered to fill now waits for none"
     assert "no source gives it" in text
 
 

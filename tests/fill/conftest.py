@@ -67,6 +67,7 @@ class Controller:
     status: int = 200
     lease_bps: int | None = None
     leases: int = 0
+    orders: list[int] = field(default_factory=list)
     unchanged: int = 0
     url: str = ""
     called: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +94,7 @@ class Controller:
                 return web.Response(status=304, headers={"ETag": etag})
             return web.Response(body=body, headers={"ETag": etag})
         order = wire.decode(await request.read(), SourcesOrder, "sources")
+        self.orders.append(len(order.tracks))
         return web.Response(body=wire.encode(Sources(tracks=[self.sources(track.track) for track in order.tracks])))
 
     def plan(self, *wanted: tuple[MadeTitle, Iterable[str]], **more: Any) -> None:

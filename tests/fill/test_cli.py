@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fill.staging import owned
 from oca.config import ApplianceSettings
 from oca.store.content import Store
 from oca.title.digest import CHUNK_BYTES
@@ -84,6 +85,16 @@ async def test_kill_9_and_resume(
     assert len(names) == len(set(names))
     done = next(row for row in controller.reports[-1].progress if row.track == "v1")
     assert (done.state, done.bytes - done.fetched["origin-1"]) == ("done", 2 * CHUNK_BYTES)
+
+
+async def test_a_second_agent_refuses(start_program: StartProgram, store: Store) -> None:
+    """In one sentence, which says what to do."""
+    with owned(store):
+        program = await start_program("run", "--once")
+        _, errors = await program.communicate()
+    assert (program.returncode, errors.count(b"\n")) == (1, 1)
+    assert b"another oca-fill is at work on the store" in errors
+    assert b"stop it first" in errors
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,16 @@ def test_version_without_tracks() -> None:
     assert difference(plan(item("hot", A, "v1")), [remnant]).surplus == ()
 
 
+def test_wanted_without_a_plan() -> None:
+    """What an upstream CDN prepositioned comes all the same; nothing goes for it."""
+    found = difference(plan(item("hot", A, "v1"), number=0), [held("warm", A, "v1")])
+    assert ([track.title for track in found.missing], found.surplus) == (["hot"], ())
+
+
 def test_no_plan() -> None:
-    """Plan 0 and an empty manifest want nothing and remove nothing."""
+    """Without a plan and with an empty manifest nothing is wanted, and nothing removed."""
     here = [held("hot", A, "v1")]
-    for manifest in (plan(), plan(item("warm", A, "v1"), number=0)):
+    for manifest in (plan(), plan(number=0)):
         found = difference(manifest, here)
         assert (found.missing, found.surplus) == ((), ())
 

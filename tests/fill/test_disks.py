@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -198,3 +199,56 @@ async def test_a_disk_comes_back_whose_content_was_brought_anew(
     held = store.held(better.id, better.version)
     assert held is not None
     assert held.tracks == {"v1", "a1"}
+
+
+@pytest.mark.parametrize("fault", ["eio", "read-eio"])
+async def test_a_disk_that_can_no_longer_be_read_stops_no_fill(
+    make_title: MakeTitle, origin_root: Path, box: StartBox, controller: Controller, agent: MakeAgent, store: Store,
+    tmp_path: Path, fault: Fault,
+) -> None:  # fmt: skip
+    """Something of a title was on its way there, and another is held there: both come anew, to the other disk."""
+    (tmp_path / "behind").mkdir()
+    made, other = make_title(origin_root), make_title(origin_root, "other", seed=2)
+    with SlowDisk(tmp_path / "behind", tmp_path / "bad", 0.0) as disk:
+        assert store.prepare() == []
+        make_title(store.roots[0], "other", seed=2)
+        arriving = store.roots[0] / ".filling" / made.id / made.version
+        arriving.mkdir(parents=True)
+        (arriving / "title.json").write_bytes(made.bytes_of("title.json"))
+        origin = await box("origin-1")
+        controller.plan((made, ["v1"]), (other, ["v1", "a1"]))
+        controller.sources = lambda track: [origin.source()]
+        disk.drop()
+        disk.fail(fault)
+        daemon = asyncio.create_task(agent().run())
+        await controller.told(lambda report: report.finished and all(row.state == "done" for row in report.progress))
+        daemon.cancel()
+        await asyncio.gather(daemon, return_exceptions=True)
+        for title, tracks in ((made, {"v1"}), (other, {"v1", "a1"})):
+            held = store.held(title.id, title.version)
+            assert held is not None
+            assert held.tracks == tracks
+            assert held.directory.is_relative_to(store.roots[1])
+
+
+async def test_the_last_manifest_is_on_every_disk(
+    make_title: MakeTitle, origin_root: Path, box: StartBox, controller: Controller, agent: MakeAgent, store: Store
+) -> None:
+    """With the first disk gone and no controller a box still fills; of two that differ the newest counts."""
+    assert store.prepare() == []
+    made, other = make_title(origin_root), make_title(origin_root, "other", seed=2)
+    origin = await box("origin-1")
+    controller.plan((other, ["v1"]))
+    await agent(is_open=lambda at: False).look()
+    old = (store.roots[0] / ".fill-manifest").read_bytes()
+    controller.plan((made, ["v1"]), boxes=[origin.source()])
+    await agent(is_open=lambda at: False).look()
+    (store.roots[0] / ".fill-manifest").write_bytes(old)
+    os.utime(store.roots[0] / ".fill-manifest", (1e9, 1e9))
+    controller.status = 503
+    assert await agent().look()
+    held = store.held(made.id, made.version)
+    assert held is not None
+    assert held.tracks == {"v1"}
+    store.roots[0].rename(store.roots[0].with_name("away"))
+    assert await agent().look()

@@ -17,6 +17,7 @@ from fill import staging
 from fill.scrub import Scrub
 from oca.config import FillSettings
 from oca.errors import StoreError
+from oca.heartbeat import damaged_files
 from oca.residency import Residency
 from oca.store.content import QUARANTINE, Store
 from oca.store.index import FILE, Index
@@ -89,6 +90,7 @@ async def test_a_damaged_file_is_mended(
     scrub = later(store)
     assert await scrub.round(store.roots[0]) == 1
     assert scrub.damaged.is_set()
+    assert damaged_files(store) == 1, "heartbeats tell the controller"
     assert store.generation() != generation, "servers look again"
     assert not place(store, made, name).exists()
     held = store.held(made.id, made.version)
@@ -101,6 +103,7 @@ async def test_a_damaged_file_is_mended(
     assert await agent(is_open=lambda at: False, closes=lambda at: None).look()
     assert asked == fetched
     assert verify(place(store, made, name).parent).problems == []
+    assert damaged_files(store) == 1, "that it is mended does not make the disk a better one"
     assert staging.staged(store) == []
     assert not list((store.roots[0] / QUARANTINE).iterdir())
 
@@ -237,6 +240,17 @@ async def test_a_lost_index_is_made_anew(
     assert "v1.mp4" in [row.name for row in index.due(1e11)]
 
 
+def test_an_index_belongs_to_whom_the_disk_belongs(store: Store) -> None:
+    """Who looks as root leaves nothing that only root could use."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes files for others")
+    os.chown(store.roots[0], 12_345, 12_346)
+    Index(store.roots[0]).found_damaged("clip", "0" * 32, "v1.mp4", 1e9)
+    assert Index(store.roots[0]).damaged(0) == 1
+    found = [path.stat() for path in store.roots[0].glob(".index.db*")]
+    assert [(each.st_uid, each.st_gid) for each in found] == [(12_345, 12_346)]
+
+
 def test_an_index_that_cannot_be_opened(store: Store) -> None:
     (store.roots[0] / FILE).mkdir()
     with pytest.raises(StoreError, match=r"index .*\.index\.db cannot be used"):
@@ -293,6 +307,9 @@ def test_on_demand(make_title: MakeTitle, tmp_path: Path) -> None:
     assert moved.returncode == 1
     assert "corrupt in chunk 0" in moved.stderr
     assert not path.exists()
-    (row,) = staging.staged(Store([root]))
+    store = Store([root])
+    store.generation()
+    assert damaged_files(store) == 1
+    (row,) = staging.staged(store)
     assert (row.quarantined, row.chunks, row.of) == (True, 1, 2), "the other chunk is whole"
     assert run(settings).returncode == 0

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import re
 import resource
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from oca.breaker import Terms
 from oca.bucket import BURST_S, Bucket
+from oca.clock import Clock
 from oca.errors import StoreError
 from oca.fetch import Fetch, FetchError, SourceError, check_head
 from oca.health import Health, Limits, pause_s, quickest
@@ -27,6 +28,7 @@ from oca.title import model as title_format
 from oca.title.digest import CHUNK_BYTES, digest, version_of
 from oca.title.model import File
 from oca.wire import Source
+from tests.clock import Jumping
 from tests.conftest import MadeTitle, MakeTitle
 
 SOON = Limits(parallel=2, connect_s=60.0, stall_s=60.0, chunk_s=120.0, attempts=2, backoff_s=0.01, rest_s=60.0)
@@ -279,18 +281,25 @@ FAULTS = [
 ]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("fault", "words", "verdict"), FAULTS, ids=[fault.__name__ for fault, _, _ in FAULTS])
+# To be found too slow takes seconds.
+SLOW = (stalls, drips)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "verdict"),
+    [pytest.param(*row, id=row[0].__name__, marks=[pytest.mark.long] if row[0] in SLOW else []) for row in FAULTS],
+)
 async def test_fault(
     made: MadeTitle, landing: Landing, box: StartBox, fault: Behaviour, words: str, verdict: str
 ) -> None:
     """A source at fault gives nothing that counts, is named in the error, and is not asked again and again."""
     peer = await box("peer-1", fault)
-    async with Fetch(limits=HASTY) as fetch:
+    limits = HASTY if fault in SLOW else SOON
+    async with Fetch(limits=limits) as fetch:
         with pytest.raises(FetchError, match=f"no source gives .*v1.mp4: peer-1: .*{words}"):
             await bring(fetch, made, landing, peer)
         # Two chunks in flight, and as many attempts as the verdict allows.
-        assert len(peer.log) <= (2 * HASTY.attempts if verdict == "retry" else 2)
+        assert len(peer.log) <= (2 * limits.attempts if verdict == "retry" else 2)
         assert claimed_chunks(landing.path) == (0, 3)
         assert landing.path.stat().st_size == made.title.files["v1.mp4"].bytes
         # The next best source makes up for it; meanwhile a peer with a temporary fault rests, a bad one is done for.
@@ -364,23 +373,24 @@ def test_who_is_asked_next(known: list[Health], chosen: int | None) -> None:
     assert quickest(list(zip(sources, known, strict=True)), 4.5) == (None if chosen is None else sources[chosen])
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("rest_s", [60.0, 0.05])
-async def test_a_source_that_fails_every_other_time(made: MadeTitle, box: StartBox, rest_s: float) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_source_that_fails_every_other_time(made: MadeTitle, box: StartBox, alone: bool) -> None:
     """Its circuit opens, and who is worse takes over; who is alone is waited for, and tried again."""
 
     async def every_other(asked: Asked) -> None:
         await (refuses if len(peer.log) % 2 else honest)(asked)
 
     peer, origin = await box("peer", every_other), await box("origin")
-    sources = [peer.source, origin.source] if rest_s == 60 else [peer.source]
-    limits = replace(SOON, backoff_s=0.001, attempts=3, circuit=Terms(requests=5, window_s=3600, rest_s=rest_s))
-    async with Fetch(limits=limits) as fetch:
+    sources = [peer.source] if alone else [peer.source, origin.source]
+    time = Jumping()
+    limits = replace(SOON, attempts=3, circuit=Terms(requests=5, window_s=3600, rest_s=60))
+    async with Fetch(limits=limits, clock=time.clock) as fetch:
         for _ in range(12):
             file = made.title.files["a1.mp4"]
             _, data = await fetch.chunk(sources, f"{made.url}/a1.mp4", file, 0)
             assert data == made.bytes_of("a1.mp4")
-    assert (len(peer.log), len(origin.log)) == ((5, 10) if rest_s == 60 else (24, 0))
+    assert (len(peer.log), len(origin.log)) == ((24, 0) if alone else (5, 10))
+    assert (time.at - 1000 > 60) is alone
 
 
 def test_the_numbers_of_a_circuit_are_those_of_all_circuits() -> None:
@@ -399,15 +409,16 @@ def test_back_off_doubles_varies_and_ends_in_a_rest(failures: int, chance: float
         assert pause_s(limits, failures, 0.0) < pause_s(limits, failures, 1.0)
 
 
-@pytest.mark.long
 async def test_rest_ends(made: MadeTitle, landing: Landing, box: StartBox) -> None:
     """A source that was given up is tried again after its rest."""
     peer = await box("peer", refuses)
-    async with Fetch(limits=replace(SOON, rest_s=0.05)) as fetch:
-        with pytest.raises(FetchError, match="503"):
-            await bring(fetch, made, landing, peer)
+    time = Jumping()
+    async with Fetch(limits=SOON, clock=time.clock) as fetch:
+        for _ in range(2):
+            with pytest.raises(FetchError, match="503"):
+                await bring(fetch, made, landing, peer)
         peer.behave = honest
-        await asyncio.sleep(0.06)
+        time.at += SOON.rest_s
         assert set(await bring(fetch, made, landing, peer)) == {"peer"}
 
 
@@ -610,22 +621,39 @@ async def test_place_that_cannot_be_written(made: MadeTitle, tmp_path: Path, box
 def test_bucket_keeps_the_rate(takes: list[tuple[int, float]], rate: int) -> None:
     """However takes come, over any stretch no more passes than rate × time and one burst."""
     now, taken = 0.0, 0
-    bucket = Bucket(rate, lambda: now)
+    bucket = Bucket(rate, Clock(lambda: now))
     for amount, pause in takes:
         assert taken <= rate * (now + BURST_S) + 1
         now += bucket.reserve(amount) + pause
         taken += amount
 
 
-@pytest.mark.long
 async def test_rate_cap(made: MadeTitle, landing: Landing, box: StartBox) -> None:
-    """The cap holds over all chunks in flight together."""
+    """The cap holds over all chunks in flight together: within a hundredth over half a minute."""
     origin = await box("origin")
-    rate = 40e6
-    began = time.monotonic()
-    async with Fetch(Bucket(rate), SOON) as fetch:
+    time = Jumping()
+    wanted_s = 30.0
+    async with Fetch(
+        Bucket(made.title.files["v1.mp4"].bytes / wanted_s, time.clock), SOON, clock=time.clock
+    ) as fetch:
         await bring(fetch, made, landing, origin)
-    assert time.monotonic() - began >= made.title.files["v1.mp4"].bytes / rate - BURST_S
+    assert wanted_s - BURST_S - 0.01 <= time.at - 1000 <= wanted_s * 1.01
+
+
+async def test_back_off_is_waited_for(made: MadeTitle, landing: Landing, box: StartBox) -> None:
+    """Twice as long after each failure, and by as much more or less as chance says."""
+    asked: list[float] = []
+    time = Jumping()
+
+    async def fails_thrice(asked_for: Asked) -> None:
+        asked.append(time.at)
+        await (refuses if len(asked) < 4 else honest)(asked_for)
+
+    origin = await box("origin", fails_thrice)
+    limits = replace(SOON, parallel=1, attempts=9, backoff_s=1.0)
+    async with Fetch(limits=limits, clock=time.clock, chance=lambda: 0.25) as fetch:
+        await bring(fetch, made, landing, origin)
+    assert [after - before for before, after in pairwise(asked)][:3] == pytest.approx([0.75, 1.5, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""A fill steps back behind those who serve."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+def test_reads_and_writes_at_the_lowest_priority() -> None:
+    """Threads too, in which all of it is done."""
+    if shutil.which("ionice") is None:
+        pytest.skip("ionice tells of priorities")
+    program = (
+        "import subprocess, threading\n"
+        "from fill.priority import step_back\n"
+        "assert step_back()\n"
+        "look = lambda: print(subprocess.check_output(['ionice'], text=True), end='', flush=True)\n"
+        "look()\n"
+        "thread = threading.Thread(target=look)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "best-effort: prio 7\n" * 2

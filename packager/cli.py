@@ -19,6 +19,7 @@ from oca.store.content import HeldVersion
 from oca.title import model as title_format
 from packager import bucket_options, ffmpeg, lock_options, package, play, sound_options, terminal
 from packager.audio import renditions
+from packager.encode import chunks
 from packager.encode import job as encode
 from packager.ladder import analysis, plot, quality
 from packager.source import probe
@@ -79,9 +80,9 @@ def build(
     ] = 0,
     chunk: Annotated[
         float, typer.Option("--chunk", min=1, max=86400, metavar="SECONDS", help="Length of what is encoded apart.")
-    ] = 60,
+    ] = chunks.CHUNK_S,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=0, max=256, help="Chunks encoded at once; 0: one per two processors.")
+        int, typer.Option("--jobs", min=0, max=256, help="Chunks encoded at once; 0: one per processor.")
     ] = 0,
     segment: Annotated[
         float,

@@ -23,7 +23,7 @@ from packager.audio.renditions import LAYOUTS
 from packager.captions import texts
 from packager.captions.cues import Captions
 from packager.encode import cluster
-from packager.encode.chunks import Chunk, cut
+from packager.encode.chunks import CHUNK_S, Chunk, cut
 from packager.encode.damage import note, refusal
 from packager.encode.encoders import NAMES
 from packager.encode.job import SEGMENT_S, Job, notes, plan
@@ -71,7 +71,7 @@ class Order:
     name: str
     preset: str = "medium"
     loop_to: float = 0
-    chunk: float = 60
+    chunk: float = CHUNK_S
     jobs: int = 0
     ladder: str = "fixed"
     codecs: tuple[str, ...] = ("h264",)
@@ -135,7 +135,7 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
     captions, said_of_captions = _captions(ffmpeg, order, shape, given_texts, progress)
     store = Store([order.out])
     store.prepare()
-    chunks = _chunks(shape, order.chunk)
+    chunks = chunks_of(shape, order.chunk)
     jobs = jobs_of(order.jobs)
     try:
         with (
@@ -203,8 +203,8 @@ def _tracks(job: Job, rungs: Sequence[Rung]) -> list[About]:
 
 
 def jobs_of(wanted: int) -> int:
-    """How many runs of ffmpeg at once; each keeps some two processors busy."""
-    return wanted or max(1, (os.cpu_count() or 1) // 2)
+    """How many runs of ffmpeg at once: as many as processors that are ours, so that none waits for another's."""
+    return wanted or len(os.sched_getaffinity(0))
 
 
 def given(wanted: str, codecs: Sequence[str], source: Source) -> list[Rung] | None:
@@ -216,7 +216,8 @@ def given(wanted: str, codecs: Sequence[str], source: Source) -> list[Rung] | No
     return read_ladder(Path(wanted), source.width, source.height)
 
 
-def _chunks(job: Job, seconds: float) -> list[Chunk]:
+def chunks_of(job: Job, seconds: float = CHUNK_S) -> list[Chunk]:
+    """The chunks of a job, of about so many seconds each."""
     if job.loops:
         # There is no way to begin reading in the third round.
         return [Chunk(0, 0, job.frames)]

@@ -23,7 +23,7 @@ def cost(rung: Rung) -> int:
 
 
 def deal(wanted: Sequence[Hand], jobs: int) -> list[Hand]:
-    """The same chunks and rungs for `jobs` runs at once: the last chunks in groups, where some jobs would have none."""
+    """The same chunks and rungs for `jobs` runs at once: the last chunks in groups, where jobs would have none."""
     last = len(wanted) % jobs
     if not last:
         return list(wanted)

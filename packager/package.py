@@ -61,8 +61,9 @@ class Order:
     or the path of a file (`ladder.read`), which says the codecs, too. `captions` are "source", which asks for those
     in the video, or what `captions.asked` reads. Without `thumbnails` there are none. `dask` is the address of a
     cluster that does the encoding, '' for this machine. `audio`, `audio_codecs` and `channels` are as `renditions`
-    has them, `loudness` is in LUFS, None to leave it as it is. With `tolerate` a damaged source is packaged all the
-    same. `segment` is the length of a segment in seconds, `chunk_bytes` that of what is verified at once.
+    has them, `loudness` is in LUFS, None to leave it as it is. With `tolerate` a source that is damaged, or whose
+    tail is missing, is packaged all the same. `segment` is the length of a segment in seconds, `chunk_bytes` that of
+    what is verified at once.
     """
 
     video: Path
@@ -117,7 +118,7 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
     if not LEAST_CHUNK_BYTES <= order.chunk_bytes <= MOST_CHUNK_BYTES:
         raise ConfigError(chunk_rule(order.chunk_bytes))
     given_texts = texts.given(order.captions)
-    found = probe(ffmpeg, order.video)
+    found = probe(ffmpeg, order.video, order.tolerate)
     audio, said_of_audio = renditions.chosen(found.audio, order.audio, order.video)
     source, sounds = replace(found, audio=audio), renditions.renditions(audio, order.audio_codecs, order.channels)
     rungs = given(order.ladder, order.codecs, source)

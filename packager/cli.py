@@ -19,6 +19,7 @@ from oca.store.content import HeldVersion
 from oca.title import model as title_format
 from packager import bucket_options, ffmpeg, lock_options, package, play, sound_options, terminal
 from packager.audio import renditions
+from packager.encode import chunks
 from packager.encode import job as encode
 from packager.ladder import analysis, plot, quality
 from packager.source import probe
@@ -55,6 +56,13 @@ Texts = Annotated[
         help="Captions, WebVTT (.vtt) or SubRip (.srt), as in en=film.srt; `source`: those in the video. Repeatable.",
     ),
 ]
+Tolerate = Annotated[
+    bool,
+    typer.Option(
+        "--tolerate",
+        help="Take a damaged video: cover up and count what cannot be decoded, end where its tail is gone.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text for people.")]
 Video = Annotated[Path, typer.Argument(metavar="VIDEO", help="The video file, in any container that ffmpeg reads.")]
 Versions = Annotated[
@@ -79,9 +87,9 @@ def build(
     ] = 0,
     chunk: Annotated[
         float, typer.Option("--chunk", min=1, max=86400, metavar="SECONDS", help="Length of what is encoded apart.")
-    ] = 60,
+    ] = chunks.CHUNK_S,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=0, max=256, help="Chunks encoded at once; 0: one per two processors.")
+        int, typer.Option("--jobs", min=0, max=256, help="Chunks encoded at once; 0: one per processor.")
     ] = 0,
     segment: Annotated[
         float,
@@ -120,9 +128,7 @@ def build(
             "must see VIDEO and OUT under the same paths, on shared disks, and have the same versions.",
         ),
     ] = "",
-    tolerate: Annotated[
-        bool, typer.Option("--tolerate", help="Package a damaged video: cover up and count what cannot be decoded.")
-    ] = False,
+    tolerate: Tolerate = False,
     show_commands: Annotated[
         bool, typer.Option("--show-commands", help="Print each command line that is run, to stderr, without keys.")
     ] = False,
@@ -296,16 +302,17 @@ def ladder_command(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw quality over rate, as .svg or .png; per-title."),
     ] = None,
+    tolerate: Tolerate = False,
     as_json: Json = False,
 ) -> None:
     """Show what `build` would encode, and why, without building; per-title encodes and measures some stretches."""
     binary, codecs = ffmpeg.find(), tuple(dict.fromkeys(each.value for each in codec))
     if picture is not None:
         plot.check(picture, ladder_)
-    found = probe.probe(binary, video)
+    found = probe.probe(binary, video, tolerate)
     audio, notes = renditions.chosen(found.audio, renditions.ALL, video)
     source = replace(found, audio=audio)
-    shape = encode.plan(source, (), preset.value)
+    shape = replace(encode.plan(source, (), preset.value), tolerate=tolerate)
     notes = [*encode.notes(shape), *notes, *renditions.notes(audio, renditions.SOURCE)]
     rungs = package.given(ladder_, codecs, source)
     if rungs is None:

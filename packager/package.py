@@ -23,7 +23,7 @@ from packager.audio.renditions import LAYOUTS
 from packager.captions import texts
 from packager.captions.cues import Captions
 from packager.encode import cluster
-from packager.encode.chunks import Chunk, cut
+from packager.encode.chunks import CHUNK_S, Chunk, cut
 from packager.encode.damage import note, refusal
 from packager.encode.encoders import NAMES
 from packager.encode.job import SEGMENT_S, Job, notes, plan
@@ -61,8 +61,9 @@ class Order:
     or the path of a file (`ladder.read`), which says the codecs, too. `captions` are "source", which asks for those
     in the video, or what `captions.asked` reads. Without `thumbnails` there are none. `dask` is the address of a
     cluster that does the encoding, '' for this machine. `audio`, `audio_codecs` and `channels` are as `renditions`
-    has them, `loudness` is in LUFS, None to leave it as it is. With `tolerate` a damaged source is packaged all the
-    same. `segment` is the length of a segment in seconds, `chunk_bytes` that of what is verified at once.
+    has them, `loudness` is in LUFS, None to leave it as it is. With `tolerate` a source that is damaged, or whose
+    tail is missing, is packaged all the same. `segment` is the length of a segment in seconds, `chunk_bytes` that of
+    what is verified at once.
     """
 
     video: Path
@@ -71,7 +72,7 @@ class Order:
     name: str
     preset: str = "medium"
     loop_to: float = 0
-    chunk: float = 60
+    chunk: float = CHUNK_S
     jobs: int = 0
     ladder: str = "fixed"
     codecs: tuple[str, ...] = ("h264",)
@@ -117,7 +118,7 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
     if not LEAST_CHUNK_BYTES <= order.chunk_bytes <= MOST_CHUNK_BYTES:
         raise ConfigError(chunk_rule(order.chunk_bytes))
     given_texts = texts.given(order.captions)
-    found = probe(ffmpeg, order.video)
+    found = probe(ffmpeg, order.video, order.tolerate)
     audio, said_of_audio = renditions.chosen(found.audio, order.audio, order.video)
     source, sounds = replace(found, audio=audio), renditions.renditions(audio, order.audio_codecs, order.channels)
     rungs = given(order.ladder, order.codecs, source)
@@ -135,7 +136,7 @@ def build(ffmpeg: Ffmpeg, order: Order, progress: Progress = lambda *_: None) ->
     captions, said_of_captions = _captions(ffmpeg, order, shape, given_texts, progress)
     store = Store([order.out])
     store.prepare()
-    chunks = _chunks(shape, order.chunk)
+    chunks = chunks_of(shape, order.chunk)
     jobs = jobs_of(order.jobs)
     try:
         with (
@@ -203,8 +204,8 @@ def _tracks(job: Job, rungs: Sequence[Rung]) -> list[About]:
 
 
 def jobs_of(wanted: int) -> int:
-    """How many runs of ffmpeg at once; each keeps some two processors busy."""
-    return wanted or max(1, (os.cpu_count() or 1) // 2)
+    """How many runs of ffmpeg at once: as many as processors that are ours, so that none waits for another's."""
+    return wanted or len(os.sched_getaffinity(0))
 
 
 def given(wanted: str, codecs: Sequence[str], source: Source) -> list[Rung] | None:
@@ -216,7 +217,8 @@ def given(wanted: str, codecs: Sequence[str], source: Source) -> list[Rung] | No
     return read_ladder(Path(wanted), source.width, source.height)
 
 
-def _chunks(job: Job, seconds: float) -> list[Chunk]:
+def chunks_of(job: Job, seconds: float = CHUNK_S) -> list[Chunk]:
+    """The chunks of a job, of about so many seconds each."""
     if job.loops:
         # There is no way to begin reading in the third round.
         return [Chunk(0, 0, job.frames)]

@@ -83,7 +83,7 @@ class Lines:
         self._step = ""
         self._begun = (0.0, 0)
         self._told = (0.0, -1)
-        self._tracks: dict[str, int] = {}
+        self._tracks: dict[str, tuple[int, int]] = {}  # pictures done when it was first heard of, and now
 
     def __enter__(self) -> Lines:
         return self
@@ -98,15 +98,19 @@ class Lines:
         if name != self._step:
             self._step, self._begun, self._told, self._tracks = name, (now, done), (0.0, -1), {}
         if track:
-            self._tracks[track] = done
+            self._tracks[track] = (self._tracks.get(track, (done, 0))[0], done)
             return
         if done == self._told[1] or (now - self._told[0] < 1 and done < total):
             return
         self._told = (now, done)
-        spent, more = now - self._begun[0], done - self._begun[1]
-        left = round((total - done) * spent / more, 1) if more > 0 else None
-        told: dict[str, Any] = {"step": name, "done": done, "total": total, "seconds_left": left}
+        spent = now - self._begun[0]
+
+        def told_of(first: int, done: int) -> dict[str, Any]:
+            left = round((total - done) * spent / (done - first), 1) if done > first else None
+            return {"done": done, "total": total, "seconds_left": left}
+
+        told: dict[str, Any] = {"step": name, **told_of(self._begun[1], done)}
         if self._tracks:
-            told["tracks"] = self._tracks
+            told["tracks"] = {track: told_of(*each) for track, each in self._tracks.items()}
         sys.stderr.write(json.dumps(told) + "\n")
         sys.stderr.flush()

@@ -11,6 +11,10 @@ from itertools import pairwise
 _SLACK = 0.25
 
 
+CHUNK_S = 12.0
+"""Length of a chunk unless it is said otherwise: three segments."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Pictures [first, end) of the presentation; `number` counts from 0."""

@@ -204,6 +204,7 @@ def global_options(level: str = "error") -> list[str]:
         "-y",  # the folder is ours alone
         *("-progress", "pipe:1"),  # machine-readable, for the progress bar
         *("-max_error_rate", "1"),  # what the decoder cannot read is looked into afterwards
+        *("-filter_complex_threads", "1"),  # there is a run for each processor
     ]
 
 
@@ -216,8 +217,9 @@ def opened(job: Job, more: dict[str, Any]) -> Any:
     """The source as an input of ffmpeg, with `more` options of it."""
     # loop: the demuxer starts again at the end. Whitelists: a file must not make us read other files or hosts.
     loop = {"stream_loop": job.loops} if job.loops else {}
-    # What a decoder makes up for damage may depend on which of its threads runs first.
-    more = {**more, **({"threads:v": 1} if job.tolerate else {}), "max_pixels:v": MAX_PIXELS}
+    # One thread, for there is a run for each processor; and what a decoder makes up for damage may depend on which of
+    # its threads runs first.
+    more = {**more, "threads:v": 1, "max_pixels:v": MAX_PIXELS}
     name = f"file:{job.source.path.absolute()}"
     return graph.input(name, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS, **loop, **more)
 

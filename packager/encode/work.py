@@ -29,6 +29,7 @@ from packager.boxes.mp4 import read_track
 from packager.encode import job as encode
 from packager.encode.chunks import Chunk
 from packager.encode.damage import damaged, refusal
+from packager.encode.deal import cost, deal
 from packager.encode.job import Job, check_frames
 from packager.ffmpeg import Ffmpeg, side_by_side
 from packager.ladder.rungs import Rung
@@ -64,7 +65,7 @@ def place(folder: Path, track: str, chunk: Chunk | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The task of a chunk: one decode, and an encoder for each of `rungs`."""
+    """The task of a chunk, or of some rungs of it: one decode, and an encoder for each of `rungs`."""
 
     job: Job
     folder: Path
@@ -74,7 +75,7 @@ class Pictures:
     @property
     def name(self) -> str:
         """What it is called."""
-        return f"chunk {self.chunk.number}"
+        return f"chunk {self.chunk.number} from {self.rungs[0].track} on"
 
     @property
     def places(self) -> list[Path]:
@@ -177,8 +178,8 @@ class Work:
         except msgspec.DecodeError as error:
             raise _corrupt(path, error) from None
 
-    def tasks(self) -> list[Task]:
-        """What is yet to be done."""
+    def tasks(self, jobs: int = 1) -> list[Task]:
+        """What is yet to be done, for `jobs` at once."""
         # Whoever does a task may be in another directory, and has no use for the key frames.
         source = replace(self.job.source, path=self.job.source.path.absolute(), keys=())
         job, folder = replace(self.job, source=source), self.folder.absolute()
@@ -188,7 +189,8 @@ class Work:
                 wanted.setdefault(track.stream, []).append(track)
         tasks: list[Task] = [Sound(job, folder, tuple(tracks)) for tracks in wanted.values()]
         missing = ((chunk, tuple(self.missing(chunk))) for chunk in self.chunks)
-        return [*tasks, *(Pictures(job, folder, chunk, rungs) for chunk, rungs in missing if rungs)]
+        dealt = deal([(chunk, rungs) for chunk, rungs in missing if rungs], jobs)
+        return [*tasks, *(Pictures(job, folder, chunk, rungs) for chunk, rungs in dealt)]
 
     def run(
         self,
@@ -203,7 +205,8 @@ class Work:
         """
         for left in self.folder.glob(".*"):
             shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
-        tasks = self.tasks()
+        # How many a cluster does at once is its own affair, and changes.
+        tasks = self.tasks(1 if execute else self.jobs)
         shown = _Shown(self.job, tasks, progress)
         return (execute or partial(_here, binary, self.jobs))(tasks, shown.tell)
 
@@ -213,19 +216,21 @@ def _corrupt(path: Path, error: msgspec.DecodeError) -> FormatError:
 
 
 class _Shown:
-    """The pictures done, of all rungs and of each, as tasks tell of theirs."""
+    """The pictures done, of each rung and of all, as tasks tell of theirs; a picture of all is one of every rung, of
+    which each counts as what it costs.
+    """
 
     def __init__(self, job: Job, tasks: Sequence[Task], progress: Callable[[str, int, int], None]) -> None:
         self._progress, self._total = progress, job.frames
         self._guard = threading.Lock()
-        self._tracks = {task.name: [r.track for r in task.rungs] for task in tasks if isinstance(task, Pictures)}
-        left = {task.name: task.chunk.frames for task in tasks if isinstance(task, Pictures)}
-        self._told = dict.fromkeys(left, 0)
-        self._done = job.frames - sum(left.values())
-        self._by_track = {
-            rung.track: job.frames - sum(left[name] for name, tracks in self._tracks.items() if rung.track in tracks)
-            for rung in job.rungs
-        }
+        pictures = [task for task in tasks if isinstance(task, Pictures)]
+        self._tracks = {task.name: [rung.track for rung in task.rungs] for task in pictures}
+        self._told = dict.fromkeys(self._tracks, 0)
+        self._costs = {rung.track: cost(rung) for rung in job.rungs}
+        self._by_track = dict.fromkeys(self._costs, job.frames)
+        for task in pictures:
+            for track in self._tracks[task.name]:
+                self._by_track[track] -= task.chunk.frames
         self._show()
 
     def tell(self, name: str, frames: int) -> None:
@@ -235,7 +240,6 @@ class _Shown:
             if more <= 0:
                 return
             self._told[name] = frames
-            self._done += more
             for track in self._tracks[name]:
                 self._by_track[track] += more
             self._show()
@@ -243,7 +247,9 @@ class _Shown:
     def _show(self) -> None:
         for track, done in self._by_track.items():
             self._progress(f"encode {track}", min(done, self._total), self._total)
-        self._progress("encode", min(self._done, self._total), self._total)
+        done = sum(self._costs[track] * min(done, self._total) for track, done in self._by_track.items())
+        whole = sum(self._costs.values())
+        self._progress("encode", done // whole if whole else self._total, self._total)
 
 
 def _here(binary: Ffmpeg, jobs: int, tasks: Sequence[Task], tell: Callable[[str, int], None]) -> int:

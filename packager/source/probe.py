@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,12 @@ PROTOCOLS = "file"
 _TRUNCATED = re.compile(r"partial file|ended prematurely|moov atom not found|Truncat", re.IGNORECASE)
 _PROMISED = re.compile(r"^ *Duration: ([0-9]+):([0-9]{2}):([0-9.]+)")
 _TOO_LARGE = re.compile(r"Picture size ([0-9]+x[0-9]+) (?:is invalid|exceeds)")
+# Containers whose head says how long they are; of others ffmpeg guesses by what is there.
+_PROMISING = re.compile(r"Input #0, (?:mov|matroska|flv|mxf)\b")
+# Less than this may be due to rounding, and to what the head says for want of better.
+_SHORT_S = 1.0
+# Pictures may come so many before those that are shown earlier (H.264 A.3.1): where a file ends, some are missing.
+_REORDERED = 16
 _DEMUXER = re.compile(rf"\[(?:in#0/)?(?:{FORMATS.replace(',', '|')})\b[^\]]* @ ")
 _EMPTY = re.compile(r"Cannot determine format of input|dimensions not set")
 _NO_VIDEO = re.compile(r"matches no streams|does not contain any stream")
@@ -42,6 +49,8 @@ MAX_PIXELS = _MAX_SIDE * _MAX_SIDE // 2
 # Layouts that ffmpeg does not mix: of channels in an order of their own, and of a sphere.
 _UNMIXED = re.compile(r"[0-9]+ channels \(.*|ambisonic.*")
 _NO_TIME = -(1 << 63)  # AV_NOPTS_VALUE
+_FLAGS = re.compile(r", F=0x([0-9A-F]+)")
+_CORRUPT = 2  # AV_PKT_FLAG_CORRUPT: some of it is missing
 
 
 class SourceError(OcaError):
@@ -72,7 +81,8 @@ class Source:
     """A video file: size in square pixels as shown, constant frame rate to give it, end of pictures in seconds.
 
     `notes` are sentences about what will be changed, `keys` the times of key frames in seconds, rising; `interlaced`
-    and `matrix` as in `pictures.Look`. `lost` are the times of pictures that a damaged container has no more.
+    and `matrix` as in `pictures.Look`. `lost` are the times of pictures that a damaged container has no more. A
+    source whose tail is missing ends where the last picture is that can be decoded.
     """
 
     path: Path
@@ -90,11 +100,16 @@ class Source:
 
 @dataclass(slots=True)
 class _Packets:
-    """What framecrc tells: header values by (name, stream), times of pictures and key frames, ends, in ticks."""
+    """What framecrc tells: header values by (name, stream), times of pictures and key frames, ends, in ticks.
+
+    `corrupt` are the times of pictures of which some is missing; the last may be one of these.
+    """
 
     header: dict[tuple[str, int], str] = field(default_factory=dict)
     times: array[int] = field(default_factory=lambda: array("q"))
     keys: array[int] = field(default_factory=lambda: array("q"))
+    corrupt: set[int] = field(default_factory=set)
+    ends_whole: bool = True
     ends: dict[int, int] = field(default_factory=dict)
 
     def line(self, text: str) -> None:
@@ -113,16 +128,20 @@ class _Packets:
         if stream == 0:
             self.times.append(time)
             # Flags are told only of packets that are no key frames.
-            if ", F=0x" not in text:
+            flags = _FLAGS.search(text)
+            if flags is None:
                 self.keys.append(time)
+            self.ends_whole = flags is None or not int(flags[1], 16) & _CORRUPT
+            if not self.ends_whole:
+                self.corrupt.add(time)
 
     def base(self, stream: int) -> Fraction:
         """Seconds per tick."""
         return Fraction(self.header["tb", stream])
 
 
-def probe(ffmpeg: Ffmpeg, path: Path) -> Source:
-    """Look at the file at `path`; SourceError if it is not a whole video file."""
+def probe(ffmpeg: Ffmpeg, path: Path, tolerate: bool = False) -> Source:
+    """Look at the file at `path`; SourceError if it is not a whole video file or, to `tolerate` that, none at all."""
     if not path.is_file():
         raise SourceError(f"there is no file {path}")
     with tempfile.TemporaryDirectory(prefix="oca-pack-") as folder:
@@ -133,14 +152,24 @@ def probe(ffmpeg: Ffmpeg, path: Path) -> Source:
             said = ffmpeg.run(_first_pictures(path))
         except FfmpegError as error:
             raise SourceError(_sentence(path, error)) from None
-        if any(_TRUNCATED.search(line) for line in log):
-            raise SourceError(_cut_short(path, packets, said))
+        promised = _promised(said)
+        cut = any(_TRUNCATED.search(line) for line in log) or not packets.ends_whole
+        cut = cut or _is_short(packets, said, promised)
+        if cut and not tolerate:
+            raise SourceError(_cut_short(path, packets, promised))
         first = _Packets()
         for line in picture.read_text("utf-8").splitlines():
             first.line(line)
     damaged = any(_DEMUXER.match(line) for line in log)
+    if cut:
+        _drop_tail(packets)
     audio = _sounds(ffmpeg, packets, said) if ("tb", 1) in packets.header else ()
     source = _source(path, packets, first, audio, damaged)
+    if cut:
+        whole = f"of the {promised:.2f} s that it promises " if promised else ""
+        said_of_tail = f"its tail is missing: {whole}the first {source.end:.2f} s can be decoded"
+        heard = tuple(replace(each, end=min(each.end, source.end)) for each in audio)
+        source = replace(source, audio=heard, notes=(said_of_tail, *source.notes))
     seen = look(said, source.height)
     if seen.hdr:
         raise SourceError(
@@ -193,17 +222,57 @@ def _sentence(path: Path, error: FfmpegError) -> str:
     return f"{path} is not a video that ffmpeg can read ({error.log[0] if error.log else error}): give a video file"
 
 
-def _cut_short(path: Path, packets: _Packets, said: Sequence[str]) -> str:
+def _promised(said: Sequence[str]) -> float | None:
+    """How many seconds the head of a file says that it has, None if it does not, or nobody knows."""
+    found = next((match for match in map(_PROMISED.match, said) if match), None)
+    if found is None or not any(_PROMISING.match(line) for line in said):
+        return None
+    hours, minutes, seconds = found.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+def _is_short(packets: _Packets, said: Sequence[str], promised: float | None) -> bool:
+    """Whether there is less than a file's head promises, which ffmpeg does not always mind.
+
+    Of a file that has other streams than one of pictures and those of sound nothing can be told: they may be longer.
+    """
+    if promised is None:
+        return False
+    try:
+        kinds = [each.kind for each in described(said)]
+    except ValueError:
+        return False
+    if kinds.count("Video") != 1 or set(kinds) - {"Video", "Audio"}:
+        return False
+    found = max((float(end * packets.base(stream)) for stream, end in packets.ends.items()), default=0.0)
+    # A container need not say how long its last picture lasts: as long as the longest before it, perhaps.
+    times = sorted(packets.times)
+    longest = max((other - one for one, other in pairwise(times)), default=0) * packets.base(0)
+    return promised - found > _SHORT_S + longest
+
+
+def _drop_tail(packets: _Packets) -> None:
+    """Leave out what stands at the end of a file that was cut off, and cannot be decoded or lacks a neighbour."""
+    times = array("q", sorted(set(packets.times) - packets.corrupt))
+    sure = times[:-_REORDERED]
+    steps = sorted(other - one for one, other in pairwise(sure))
+    if steps and steps[-1] - steps[0] <= 1:  # at a constant rate, to the tick: a hole is to be seen
+        end = len(sure)
+        while end < len(times) and times[end] - times[end - 1] <= steps[-1] + 1:
+            end += 1
+        times = times[:end]
+    packets.times = times
+    packets.keys = array("q", (time for time in packets.keys if time in set(times)))
+    packets.ends[0] = times[-1] if times else 0
+
+
+def _cut_short(path: Path, packets: _Packets, promised: float | None) -> str:
     """What is said of a file whose tail is missing: how much its header promises, and how much there is."""
     found = float(packets.ends.get(0, 0) * packets.base(0)) if ("tb", 0) in packets.header else 0.0
-    promised = next((match for match in map(_PROMISED.match, said) if match), None)
+    todo = "copy it again, whole, or let --tolerate package what there is"
     if promised is None:
-        return f"{path} is truncated after {found:.2f} s of pictures: copy it again, whole"
-    hours, minutes, seconds = promised.groups()
-    length = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return (
-        f"{path} is truncated: it promises {length:.2f} s and holds {found:.2f} s of pictures; copy it again, whole"
-    )
+        return f"{path} is truncated after {found:.2f} s of pictures: {todo}"
+    return f"{path} is truncated: it promises {promised:.2f} s and holds {found:.2f} s of pictures; {todo}"
 
 
 def _source(path: Path, packets: _Packets, first: _Packets, audio: tuple[Audio, ...], damaged: bool) -> Source:

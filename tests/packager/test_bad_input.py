@@ -229,6 +229,40 @@ def test_long_damage(binary: Ffmpeg, make: Make, tmp_path: Path, where: str, lea
     assert least <= counted(built, 250)[0] <= most
 
 
+TAILS = {
+    "first.mp4": (*SOURCES["damaged.mp4"], "-movflags", "+faststart"),
+    "blocks.mkv": SOURCES["damaged.mkv"],
+    "field.avi": SOURCES["damaged.avi"],
+    "leaf.mxf": ("-c:v", "mpeg2video", "-g", "25", "-c:a", "pcm_s16le", "-ar", "48000"),
+    "tags.flv": ("-c:v", "libx264", "-preset", "veryfast", "-g", "50", "-c:a", "aac"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name != "first.mp4" else ()) for name in TAILS]
+)
+def test_a_tail_that_is_missing(binary: Ffmpeg, make: Make, tmp_path: Path, name: str) -> None:
+    """Refused; tolerated, packaged up to where it decodes, sound as long as pictures, and the seconds are said."""
+    whole = make(name, *LONG, "-f", "lavfi", "-i", "sine=d=10", *TAILS[name])
+    video = tmp_path / name
+    video.write_bytes(whole.read_bytes()[: whole.stat().st_size * 63 // 100])
+    with pytest.raises(SourceError, match=r"is truncated.* or let --tolerate package"):
+        build(binary, video, tmp_path / "out")
+    built = build(binary, video, tmp_path / "out", tolerate=True)
+    (found,) = (note for note in built.notes if note.startswith("its tail is missing: "))
+    said = re.fullmatch(
+        r"its tail is missing: (?:of the 10\.\d\d s that it promises )?the first (\S+) s can be .*", found
+    )
+    assert said
+    assert 5 < float(said[1]) < 7
+    assert built.title.seconds == pytest.approx(float(said[1]), abs=0.041)
+    pictures_of, sound_of = built.title.tracks
+    assert pictures_of.seconds == pytest.approx(sound_of.seconds, abs=0.03)
+    assert len(pictures(binary, built)) == round(25 * pictures_of.seconds)
+    assert not any("damaged" in note for note in built.notes)
+    assert verify(built.path).problems == []
+
+
 def test_nothing_but_damage(binary: Ffmpeg, make: Make, tmp_path: Path) -> None:
     """A file whose index is whole, and nothing else."""
     content = bytearray(make("damaged.mp4", *LONG, *SOURCES["damaged.mp4"]).read_bytes())

@@ -61,14 +61,23 @@ def test_a_row_for_each_rung(make: Callable[..., Path], tmp_path: Path) -> None:
 
 
 def test_lines_of_tracks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracks are told in the line of their step, which comes once a second, and at its end; the next has none."""
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: 1000.0)
+    """Tracks are told in the line of their step, which comes once a second, and at its end; the next has none.
+
+    Of the step and of each track there is the time left, once some of it is done.
+    """
+    now = 1000.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
     with Lines() as lines:
         for done in (0, 50, 80, 100):
+            now = 1000 + done / 100
             lines.step("encode v1", done, 100)
             lines.step("encode v2", done // 2, 100)
             lines.step("encode", done, 100)
         lines.step("package", 1, 1)
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(each["step"], each["done"]) for each in told] == [("encode", 0), ("encode", 100), ("package", 1)]
-    assert [each.get("tracks") for each in told] == [{"v1": 0, "v2": 0}, {"v1": 100, "v2": 50}, None]
+    none, all_of, half = (
+        {"done": done, "total": 100, "seconds_left": left} for done, left in ((0, None), (100, 0.0), (50, 1.0))
+    )
+    assert [each.get("tracks") for each in told] == [{"v1": none, "v2": none}, {"v1": all_of, "v2": half}, None]
+    assert [each["seconds_left"] for each in told] == [None, 0.0, None]

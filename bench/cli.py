@@ -196,7 +196,7 @@ def ladder(
     clips: Annotated[
         list[Path] | None, typer.Argument(metavar="[CLIPS]...", help="Videos; five short ones if none is given.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Speed of the encoder, ultrafast to veryslow, for both.")] = "medium",
+    preset: Annotated[str, typer.Option(help="Speed of the encoder, ultrafast to veryslow, for both.")] = "slow",
     seconds: Annotated[float, typer.Option(min=0.5, help="So much of each clip at most.")] = 10.0,
     json: Json = False,
     plot: Plot = None,
@@ -323,14 +323,17 @@ def _scaling_rows(found: dict[str, Any]) -> Table:
 
 
 def _ladder_rows(found: dict[str, Any]) -> Table:
-    table = Table("clip", "fixed", "per-title", "BD-rate", "saved at equal quality", "saved on disk", "tuning")
+    columns = ("BD-rate", "saved at equal quality", "saved on disk", "analysis : encode", "tuning")
+    table = Table("clip", "fixed", "per-title", *columns)
     for clip in found["clips"]:
         rungs = [f"{len(clip[key])}, up to {clip[key][-1]['quality']:.1f}" for key in ("fixed", "per_title")]
         rate = "" if clip["bd_rate"] is None else f"{clip['bd_rate']:+.1%}"
         parts = (f"{clip[key]:.1%}" for key in ("bytes_saved", "ladder_bytes_saved"))
-        table.add_row(clip["name"], *rungs, rate, *parts, clip["tuning"])
+        table.add_row(clip["name"], *rungs, rate, *parts, f"{clip['analysis_ratio']:.2f}", clip["tuning"])
     mean = found["mean_bd_rate"]
-    table.add_row("mean", "", "", "" if mean is None else f"{mean:+.1%}", f"{found['mean_bytes_saved']:.1%}", "", "")
+    for name in ("mean", "median", "min"):
+        rate = "" if mean is None or name != "mean" else f"{mean:+.1%}"
+        table.add_row(name, "", "", rate, f"{found[f'{name}_bytes_saved']:.1%}", "", "", "")
     return table
 
 

@@ -1,9 +1,14 @@
-"""Per-title ladders against the fixed one: both encoded, every finished rendition measured, clip by clip."""
+"""Per-title ladders against the fixed one: both encoded, every finished rendition measured, clip by clip.
+
+For each rung of the fixed ladder there is an encode of ours, at the size that the analysis takes for the cheapest, of
+the same quality.
+"""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, files
@@ -17,11 +22,11 @@ from packager.encode import job as encode
 from packager.encode.chunks import Chunk
 from packager.encode.work import Work
 from packager.ladder import analysis
-from packager.ladder.bjontegaard import bd_rate, saved
-from packager.ladder.quality import Scale, scale_of
+from packager.ladder.bjontegaard import bd_rate
+from packager.ladder.quality import Scale, measure, scale_of
 from packager.ladder.rungs import Rung, ladder
-from packager.package import jobs_of
-from packager.source.probe import probe
+from packager.package import chunks_of, jobs_of
+from packager.source.probe import Source, probe
 
 CLIP = Path(__file__).parents[1] / "tests" / "media" / "bigbuckbunny.mp4"
 """The clip that lies in the repository."""
@@ -32,8 +37,13 @@ _MADE = {
     "mandelbrot": "mandelbrot=size=854x480:rate=25:start_scale=0.1:end_scale=0.001:end_pts=100:maxiter=300",
     "testsrc2": "testsrc2=size=854x480:rate=25",
 }
-# How far beyond the fixed ladder's best and least quality the curve is to go, so that it surely includes them.
-_BEYOND = 0.4
+# Encodes are of the same quality when their means differ by no more.
+_SAME = 0.5
+# So often an encode is made anew that came out at another quality, at the quantizer that seems to be right.
+_ROUNDS = 3
+# How many points a step of the quantizer is worth, where two encodes have not told it.
+_SLOPE = 1.8
+_CRF = (1.0, 51.0)
 _CODEC = "h264"
 
 
@@ -58,6 +68,7 @@ class Measured:
     bytes: int
     kbps: float
     quality: float
+    crf: float = 0
 
     @property
     def told(self) -> dict[str, Any]:
@@ -93,7 +104,7 @@ def run(wanted: Sequence[Clip], preset: str, seconds: float, step: Callable[[str
     """Compare both ladders of each clip, of which `seconds` are taken; what is found, clip by clip, and the mean."""
     binary = ffmpeg.find()
     scale = scale_of(binary)
-    found = []
+    found: list[dict[str, Any]] = []
     for number, clip in enumerate(wanted, 1):
 
         def say(words: str, clip: Clip = clip, number: int = number) -> None:
@@ -101,14 +112,22 @@ def run(wanted: Sequence[Clip], preset: str, seconds: float, step: Callable[[str
 
         with tempfile.TemporaryDirectory(prefix="oca-bench-") as folder:
             found.append({"name": clip.name, **_compare(binary, clip, preset, seconds, scale, Path(folder), say)})
+    saved = [each["bytes_saved"] for each in found]
     return {
         "preset": preset,
         "metric": scale.metric,
         "clips": found,
         "mean_bd_rate": _mean([each["bd_rate"] for each in found if each["bd_rate"] is not None]),
-        "mean_bytes_saved": _mean([each["bytes_saved"] for each in found]),
+        **{f"{name}_bytes_saved": round(how(saved), 4) for name, how in _SUMS.items()},
         "worse": [each["name"] for each in found if each["bytes_saved"] < 0],
     }
+
+
+_SUMS: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
+    "min": min,
+}
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -124,58 +143,99 @@ def _compare(
     home: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Both ladders of a clip.
-
-    The per-title ladder is the one that a build makes. The curve that stands for it at any quality has its
-    renditions, and two more where the fixed ladder is better than its best or worse than its least one: what the
-    same trials give for these qualities, encoded and measured like the others.
-    """
+    """Both ladders of a clip, and what of ours is like each rung of the fixed one."""
     source = probe(binary, clip.path or _make(binary, clip.made, seconds, home / "made.mkv"))
     shape = replace(encode.plan(source, (), preset), hold=0)
     shape = replace(shape, frames=min(shape.frames, max(2, round(seconds * source.rate))))
+    whole = home / "whole.nut"
+    encode.keep(binary, shape, Chunk(0, 0, shape.frames), whole)
+    began = time.monotonic()
     trials = analysis.trials(
         *(binary, shape, (_CODEC,), scale, home / "analysis", jobs_of(0)),
         lambda done, total: say(f"trial {done} of {total}"),
     )
+    rungs = analysis.per_title(source, trials, (_CODEC,), scale)
+    analysed = time.monotonic() - began
+    encoded = 0.0
 
     def measured(name: str, rungs: Sequence[Rung]) -> list[Measured]:
-        """Encode them as a build does, and measure what came out."""
+        """Encode them as a build does, and measure all of what came out."""
+        nonlocal encoded
         job = replace(shape, source=replace(source, audio=()), rungs=rungs)
-        work = Work(job, [Chunk(0, 0, shape.frames)], home / name)
+        work = Work(job, chunks_of(job), home / name, jobs_of(0))
         say(f"{name}, encoding")
+        began = time.monotonic()
         work.run(binary)
+        encoded = time.monotonic() - began
         results = []
         for rung in rungs:
             say(f"{name}, measuring {rung.track}")
             file = home / f"{rung.track}.mp4"
-            _, index = cmaf.write_track(work.files(rung), file)
+            cmaf.write_track(work.files(rung), file)
             size = file.stat().st_size
-            quality = analysis.seen(binary, shape, scale, home / "analysis", file, index)
-            results.append(Measured(rung.track, size, size * 8 / float(shape.seconds) / 1000, quality))
+            told = (file, whole, analysis.compared(source), home)
+            quality = measure(binary, scale.metric, *told)
+            results.append(Measured(rung.track, size, size * 8 / float(shape.seconds) / 1000, quality, rung.crf))
         return results
 
-    fixed = measured("fixed ladder", ladder(source.width, source.height, (_CODEC,)))
-    rungs = analysis.per_title(source, trials, (_CODEC,), scale)
     own = measured("per-title ladder", rungs)
-    low, high = (how(each.quality for each in fixed) for how in (min, max))
-    beyond = []
-    if min(each.quality for each in own) > low:
-        beyond.append(low - _BEYOND)
-    if max(each.quality for each in own) < high:
-        beyond.append(high + _BEYOND)
-    more = [rung for wanted in beyond if (rung := analysis.rung_at(source, trials, _CODEC, scale, wanted))]
-    curve = [*own, *(measured("beyond the ladder", more) if more else [])]
-    one, other = ([(each.bytes, each.quality) for each in each_of] for each_of in (fixed, curve))
+    took = encoded
+    fixed = measured("fixed ladder", ladder(source.width, source.height, (_CODEC,)))
+    like = _alike(fixed, source, trials, scale, measured)
+    ours = [*own, *like]
+    pairs = [(each, _same(each, ours)) for each in fixed]
+    one, other = ([(each.bytes, each.quality) for each in each_of] for each_of in (fixed, ours))
     difference = bd_rate(one, other)
+    total = sum(each.bytes for each in fixed)
     return {
         "bd_rate": None if difference is None else round(difference, 4),
-        "bytes_saved": round(saved(one, other), 4),
-        "ladder_bytes_saved": round(1 - sum(each.bytes for each in own) / sum(each.bytes for each in fixed), 4),
+        "bytes_saved": round(1 - sum((mine or each).bytes for each, mine in pairs) / total, 4),
+        "analysis_ratio": round(analysed / took, 4),
+        "ladder_bytes_saved": round(1 - sum(each.bytes for each in own) / total, 4),
         "tuning": rungs[0].tuning,
-        "fixed": [each.told for each in fixed],
+        "fixed": [each.told | {"same": mine.told if mine else None} for each, mine in pairs],
         "per_title": [each.told for each in own],
-        "beyond": [each.told for each in curve[len(own) :]],
+        "alike": [each.told for each in like],
     }
+
+
+def _same(rung: Measured, ours: Sequence[Measured]) -> Measured | None:
+    """The smallest encode of ours of the same quality, None if there is none."""
+    found = [each for each in ours if abs(each.quality - rung.quality) <= _SAME]
+    return min(found, key=lambda each: each.bytes, default=None)
+
+
+def _alike(
+    fixed: Sequence[Measured],
+    source: Source,
+    trials: Sequence[analysis.Trial],
+    scale: Scale,
+    measured: Callable[[str, Sequence[Rung]], list[Measured]],
+) -> list[Measured]:
+    """An encode for each rung of the fixed ladder, at the size that trials say is cheapest, as near as can be."""
+    best = max(trial.quality for trial in trials)
+    wanted: list[tuple[Measured, Rung]] = []
+    for each in fixed:
+        rung = analysis.rung_at(source, trials, _CODEC, scale, min(each.quality, best))
+        if rung is not None:
+            wanted.append((each, rung))
+    made: list[Measured] = []
+    for number in range(_ROUNDS):
+        unique = {rung.track: rung for _, rung in wanted}
+        if not unique:
+            break
+        results = {each.track: each for each in measured(f"alike, round {number + 1}", list(unique.values()))}
+        made += results.values()
+        again = []
+        for each, rung in wanted:
+            more = results[rung.track].quality - each.quality
+            if abs(more) > _SAME / 2:
+                crf = round(min(max(rung.crf + more / _SLOPE, _CRF[0]), _CRF[1]), 2)
+                again.append(
+                    (each, replace(rung, crf=crf, kbps=max(1, round(rung.kbps * 2 ** ((rung.crf - crf) / 6)))))
+                )
+        wanted = again
+    return made
 
 
 def _make(binary: ffmpeg.Ffmpeg, told: str, seconds: float, path: Path) -> Path:
@@ -193,7 +253,7 @@ def picture(found: dict[str, Any], path: Path) -> None:
     told = found["clips"]
     figure = Figure(figsize=(4.6 * len(told), 3.8), layout="constrained")
     for axes, clip in zip(figure.subplots(1, len(told), squeeze=False)[0], told, strict=True):
-        curve = sorted([*clip["per_title"], *clip["beyond"]], key=lambda each: each["kbps"])
+        curve = sorted([*clip["per_title"], *clip["alike"]], key=lambda each: each["kbps"])
         for pairs, label, style in (
             (clip["fixed"], "fixed", {"color": "#8a8f98", "marker": "o"}),
             (clip["per_title"], "per-title", {"color": "#2a6fdb", "marker": "o", "linestyle": "none"}),

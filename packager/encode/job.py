@@ -143,15 +143,19 @@ def _seeking(
 
 
 def keep(binary: Ffmpeg, job: Job, chunk: Chunk, path: Path) -> None:
-    """Write the pictures of `chunk` to `path` without loss, at the source's size, for trials."""
+    """Write the pictures of `chunk` to `path` without loss, at the source's size, for trials; raw if it is `.nut`."""
     source = job.source
     rung = Rung(source.width // 2 * 2, source.height // 2 * 2, 0, "")
 
     def arguments(skip: int) -> list[str]:
         (stream,) = _pictures(opened(job, reading(skip)), job, [rung], chunk, skip)
-        # ultrafast: it is read some dozen times, and then thrown away.
-        lossless = {"c:v": "libx264", "qp": 0, "preset": "ultrafast", "g": job.gop, "fps_mode": "passthrough"}
-        return [*global_options(), *graph.output(stream, f"file:{path}", **lossless).get_args()]
+        # It is read some dozen times, and then thrown away.
+        raw = path.suffix == ".nut"
+        lossless = {"c:v": "rawvideo"} if raw else {"c:v": "libx264", "qp": 0, "preset": "ultrafast", "g": job.gop}
+        return [
+            *global_options(),
+            *graph.output(stream, f"file:{path}", fps_mode="passthrough", **lossless).get_args(),
+        ]
 
     _seeking(binary, job, chunk, arguments, lambda _: None)
 

@@ -105,7 +105,7 @@ def seen(binary: Ffmpeg, job: Job, scale: Scale, folder: Path, track: Path, inde
             for segment in index.segments[first:end]:
                 whole.seek(segment.offset)
                 cut.write(whole.read(segment.bytes))
-        size = _compared(job.source)
+        size = compared(job.source)
         total += part.frames * quality.measure(binary, scale.metric, sample, _kept(folder, part), size, folder)
         frames += part.frames
         sample.unlink()
@@ -116,7 +116,7 @@ def _kept(folder: Path, part: Chunk) -> Path:
     return folder / f"{part.number}.mkv"
 
 
-def _compared(source: Source) -> quality.Size:
+def compared(source: Source) -> quality.Size:
     """The size at which pictures are compared."""
     lines = min(MOST_LINES, source.height // 2 * 2)
     return width_at(lines, source.width, source.height), lines
@@ -157,7 +157,7 @@ def _trials(
         found = []
         for rung in rungs:
             file = room / f"{rung.track}.mp4"
-            value = quality.measure(runner, scale.metric, file, source.path, _compared(source), room)
+            value = quality.measure(runner, scale.metric, file, source.path, compared(source), room)
             found.append((file.stat().st_size * 8.0, value))
         shutil.rmtree(room)
         tell()

@@ -13,7 +13,7 @@ import pytest
 from bench import ladders, pack
 from bench.ladders import CLIP
 from packager import ffmpeg
-from packager.ladder.bjontegaard import bd_rate, saved
+from packager.ladder.bjontegaard import bd_rate
 
 pytestmark = pytest.mark.long
 
@@ -123,7 +123,7 @@ def test_scaling() -> None:
 
 
 def test_ladder(tmp_path: Path) -> None:
-    """Both ladders of a real clip; what is saved follows from the renditions that are told."""
+    """Both ladders of a real clip; what is saved follows from the renditions that are told, each beside its like."""
     small, plot = tmp_path / "small.mp4", tmp_path / "ladder.svg"
     size = ["-an", "-t", "2", "-vf", "scale=-2:288", "-crf", "12"]
     ffmpeg.find().run(["-nostdin", "-loglevel", "error", "-i", str(CLIP), *size, str(small)])
@@ -131,11 +131,16 @@ def test_ladder(tmp_path: Path) -> None:
     (clip,) = found["clips"]
     assert clip["name"] == "small"
     assert [each["track"] for each in clip["fixed"]] == ["v-240-235", "v-288-375"]
-    whole, own = ([(e["bytes"], e["quality"]) for e in clip[key]] for key in ("fixed", "per_title"))
-    own += [(each["bytes"], each["quality"]) for each in clip["beyond"]]
-    assert clip["bytes_saved"] == pytest.approx(saved(whole, own), abs=0.01)
+    fixed, ours = clip["fixed"], [*clip["per_title"], *clip["alike"]]
+    for rung in fixed:
+        able = [each for each in ours if abs(each["quality"] - rung["quality"]) <= 0.5]
+        assert rung["same"] == min(able, key=lambda each: each["bytes"], default=None)
+    took = sum((rung["same"] or rung)["bytes"] for rung in fixed)
+    assert clip["bytes_saved"] == pytest.approx(1 - took / sum(rung["bytes"] for rung in fixed), abs=0.001)
+    whole, own = ([(each["bytes"], each["quality"]) for each in these] for these in (fixed, ours))
     assert clip["bd_rate"] == pytest.approx(bd_rate(whole, own), abs=0.01)
-    assert found["mean_bytes_saved"] == clip["bytes_saved"]
+    assert {found[f"{name}_bytes_saved"] for name in ("mean", "median", "min")} == {clip["bytes_saved"]}
+    assert clip["analysis_ratio"] > 0
     assert "</svg>" in plot.read_text()
 
 

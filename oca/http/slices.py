@@ -192,8 +192,8 @@ class Slices:
         self.store = store
         self._sizes = (slices, descriptors, versions)
         self._caches = _Caches(*self._sizes)
-        # Files that stay open though nothing here needs them, until the second `let_go` from now: to a fill whoever is
-        # between two segments is being served.
+        # Files that stay open though nothing here needs them, until the second `let_go` from now: to a fill those who
+        # are between two segments are being served.
         self._left: _Lru[Path, Descriptor] = _Lru(descriptors)
         self._left_before: _Lru[Path, Descriptor] = _Lru(descriptors)
         self._generation = store.generation()

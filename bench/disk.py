@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from bench.compiler import compiled
 from bench.fleet import FleetError
 
 Fault = Literal["ok", "eio", "read-eio", "enospc"]
 
 
 @functools.cache
-def _program(compiler: str) -> int:
+def _program() -> int:
     """slowdisk.c, compiled once in a process: a descriptor to start it from, whose file is gone."""
     with tempfile.TemporaryDirectory(prefix="oca-disk-") as home:
-        binary, code = Path(home) / "slowdisk", Path(__file__).with_name("slowdisk.c")
-        subprocess.run([compiler, "-O2", "-Wall", "-pthread", "-o", str(binary), str(code)], check=True)
-        return os.open(binary, os.O_PATH)
+        return os.open(compiled("slowdisk", Path(home)), os.O_PATH)
 
 
 class SlowDisk:
@@ -30,12 +28,9 @@ class SlowDisk:
 
     def __init__(self, source: Path, mountpoint: Path, delay_s: float = 0.010) -> None:
         self._mountpoint = mountpoint
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise FleetError("a C compiler is missing: install it with `apt-get install gcc libc6-dev`")
         if os.geteuid() != 0 or not Path("/dev/fuse").exists():
             raise FleetError("a slow disk is simulated through FUSE: run this as root on a kernel that has /dev/fuse")
-        program = _program(compiler)
+        program = _program()
         mountpoint.mkdir(parents=True, exist_ok=True)
         command = [f"/proc/self/fd/{program}", str(source), str(mountpoint), str(round(delay_s * 1000))]
         self._process = subprocess.Popen(

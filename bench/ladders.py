@@ -68,7 +68,6 @@ class Measured:
     bytes: int
     kbps: float
     quality: float
-    crf: float = 0
 
     @property
     def told(self) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def _compare(
             size = file.stat().st_size
             told = (file, whole, analysis.compared(source), home)
             quality = measure(binary, scale.metric, *told)
-            results.append(Measured(rung.track, size, size * 8 / float(shape.seconds) / 1000, quality, rung.crf))
+            results.append(Measured(rung.track, size, size * 8 / float(shape.seconds) / 1000, quality))
         return results
 
     own = measured("per-title ladder", rungs)

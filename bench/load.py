@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bench.compiler import compiled
 from bench.fleet import FleetError
 from bench.processor import machine_busy_s
 from bench.rivals import Served
@@ -107,11 +108,20 @@ def _measure(
     client: Client,
 ) -> Run:
     fields = _BROWSER if browser else {}
-    if client == "wrk" or server.base.startswith("https:"):
+    if server.base.startswith("https:"):
+        client = "wrk"
+    if client == "wrk":
         command = [*_wrk(paths, fields, home), f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", server.base]
     else:
         heads = _heads(server, paths, fields, home)
-        command = [str(_reader(home)), str(server.port), str(connections), str(threads), f"{seconds:g}", str(heads)]
+        command = [
+            str(compiled("reader", home)),
+            str(server.port),
+            str(connections),
+            str(threads),
+            f"{seconds:g}",
+            str(heads),
+        ]
     machine, own = machine_busy_s(), server.busy_s()
     done = subprocess.run(["taskset", "-c", str(cpu), *command], capture_output=True, text=True, check=False)
     machine, own = machine_busy_s() - machine, server.busy_s() - own
@@ -146,15 +156,3 @@ def _heads(server: Served, paths: Sequence[str], fields: Mapping[str, str], home
     heads = home / "heads"
     heads.write_text("".join(f"GET {path} HTTP/1.1\r\n{common}\r\n" for path in paths), newline="")
     return heads
-
-
-def _reader(home: Path) -> Path:
-    """The reader, compiled if it is not yet."""
-    binary = home / "reader"
-    if not binary.exists():
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise FleetError("a C compiler is missing: install it with `apt-get install gcc libc6-dev`")
-        source = Path(__file__).with_name("reader.c")
-        subprocess.run([compiler, "-O2", "-Wall", "-pthread", "-o", str(binary), str(source)], check=True)
-    return binary

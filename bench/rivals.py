@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import certificate
+from bench.compiler import compiled
 from bench.fleet import Fleet, FleetError, script
 from bench.processor import descendants, process_s
 from oca.store.content import Store
@@ -284,11 +285,5 @@ def _nginx_tls(tls: Tls, tuning: tuple[str, str]) -> str:
 
 def floor(content: Content, home: Path, port: int, cpu: int, size: int) -> Served:
     """A bare sendfile loop in C that answers anything with a segment of `size`."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise FleetError("a C compiler is missing: install it with `apt-get install gcc libc6-dev`")
-    binary = home / "floor"
-    source = Path(__file__).with_name("floor.c")
-    subprocess.run([compiler, "-O2", "-Wall", "-o", str(binary), str(source)], check=True)
     files = [str(path) for path in sorted((content.files / f"s{size}").iterdir())]
-    return Served("floor", [str(binary), str(port), *files], port, cpu, "/", home)
+    return Served("floor", [str(compiled("floor", home)), str(port), *files], port, cpu, "/", home)

@@ -83,7 +83,7 @@ class AccessLog:
         return self._path is not None
 
     def add(self, records: Iterable[Record], offset: float) -> None:
-        """Take responses, see `text`."""
+        """Take responses, see `texts`."""
         if self._path is not None:
             self._waiting += texts(records, offset)
             if len(self._waiting) > _MAX_WAITING:

@@ -145,10 +145,7 @@ class Connection:
         length, counters = found.length, server.counters
         sent, body = transport.answer(head, found.descriptor, found.offset, length)
         counters.copied_bytes += sent
-        if transport.direct:
-            counters.sendfile_bytes += body
-        else:
-            counters.encrypted_bytes += body
+        counters.body(body, transport.direct)
         if body == length and sent == len(head):
             counters.status(200)
             counters.hits += 1

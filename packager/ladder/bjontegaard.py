@@ -80,17 +80,6 @@ def bd_rate(anchor: Iterable[Pair], other: Iterable[Pair]) -> float | None:
     return exp(two.mean(low, high) - one.mean(low, high)) - 1
 
 
-def saved(anchor: Sequence[Pair], other: Iterable[Pair]) -> float:
-    """The fraction of the anchor's bytes, of all its renditions, that the other does without at equal quality.
-
-    For each rendition of the anchor the other's curve tells what its quality takes; where that was not measured, it
-    is taken to be what the anchor takes, so that nothing is saved. Below 0 the other takes more.
-    """
-    curve = Curve(other)
-    whole = sum(rate for rate, _ in anchor)
-    return 1 - sum(curve.rate(quality) or rate for rate, quality in anchor) / whole
-
-
 def _slopes(x: Sequence[float], y: Sequence[float]) -> list[float]:
     """The slope at each point: a weighted harmonic mean of those beside it, and at the ends of three points."""
     if len(x) == 1:

@@ -261,8 +261,8 @@ def _drop_tail(packets: _Packets) -> None:
         while end < len(times) and times[end] - times[end - 1] <= steps[-1] + 1:
             end += 1
         times = times[:end]
-    packets.times = times
-    packets.keys = array("q", (time for time in packets.keys if time in set(times)))
+    left = set(times)
+    packets.times, packets.keys = times, array("q", (time for time in packets.keys if time in left))
     packets.ends[0] = times[-1] if times else 0
 
 

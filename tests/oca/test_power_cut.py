@@ -101,18 +101,23 @@ def cuts(scene: Scene, deed: str, images: Path) -> None:
     step("the end")
 
 
+def left_of(make_title: MakeTitle, place: Path, deed: str) -> tuple[Scene, list[Path]]:
+    """A scene in which the deed has been done, and what each power cut on the way would have left, in order."""
+    scene = new_scene(make_title(place / "origin", published=PUBLISHED), place / "store", deed)
+    images = place / "images"
+    images.mkdir()
+    assert in_child(lambda: cuts(scene, deed, images)) == 0
+    return scene, sorted(images.iterdir())
+
+
 @pytest.mark.parametrize("deed", DEEDS)
 def test_the_power_fails_at_any_step(make_title: MakeTitle, tmp_path: Path, deed: str) -> None:
     """What is held is whole whatever is left; doing it again gives what it would have given, and leaves nothing."""
-    made = make_title(tmp_path / "origin", published=PUBLISHED)
-    scene = new_scene(made, tmp_path / "store", deed)
-    images = tmp_path / "images"
-    images.mkdir()
-    assert in_child(lambda: cuts(scene, deed, images)) == 0
+    scene, images = left_of(make_title, tmp_path, deed)
     finish(scene, deed)
     wanted = tree_of(scene)
     seen = set()
-    for left in (left for image in sorted(images.iterdir()) for left in (image / "least", image / "names")):
+    for left in (left for image in images for left in (image / "least", image / "names")):
         # Many steps leave the same: what is not synchronised changes nothing.
         files = [
             (str(path.relative_to(left)), path.read_bytes() if path.is_file() else b"") for path in left.rglob("*")
@@ -122,7 +127,7 @@ def test_the_power_fails_at_any_step(make_title: MakeTitle, tmp_path: Path, deed
         seen.add(what)
         shutil.rmtree(scene.root)
         shutil.copytree(left, scene.root)
-        again = Scene(Store([scene.root]), made)
+        again = Scene(Store([scene.root]), scene.made)
         again.store.prepare()
         check_sound(again)
         finish(again, deed)
@@ -133,14 +138,9 @@ def test_the_power_fails_at_any_step(make_title: MakeTitle, tmp_path: Path, deed
 @pytest.mark.parametrize("deed", ["commit", "publish"])
 def test_what_has_been_committed_is_there(make_title: MakeTitle, tmp_path: Path, deed: str) -> None:
     """Once it has returned nothing but what it promises is needed of the disk."""
-    made = make_title(tmp_path / "origin", published=PUBLISHED)
-    scene = new_scene(made, tmp_path / "store", deed)
-    images = tmp_path / "images"
-    images.mkdir()
-    assert in_child(lambda: cuts(scene, deed, images)) == 0
-    last = max(images.iterdir())
+    scene, images = left_of(make_title, tmp_path, deed)
     for left in ("least", "names"):
-        held = Store([last / left]).held(made.id, made.version)
+        held = Store([images[-1] / left]).held(scene.made.id, scene.made.version)
         assert held is not None
         assert (held.tracks, held.published) == ({"v1", "a1"}, PUBLISHED)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
-from packager.ladder.bjontegaard import Curve, Pair, bd_rate, saved
+from packager.ladder.bjontegaard import Curve, Pair, bd_rate
 
 FIXED = [(213.0, 53.23), (345.0, 66.99), (512.0, 78.35), (680.0, 82.14), (958.0, 87.62), (1591.0, 91.27)]
 OTHER = [(242.0, 63.95), (300.0, 69.9), (399.0, 76.07), (582.0, 82.59), (963.0, 88.97), (1912.0, 95.06)]
@@ -44,10 +44,9 @@ def test_as_scipy_has_it(one: list[Pair], other: list[Pair]) -> None:
 
 @given(ladders(), st.floats(0.3, 3))
 def test_the_same_curve_dearer_by_a_factor(ladder: list[Pair], factor: float) -> None:
-    """The difference is that factor, whatever the shape, and so is what is saved; the other way round its inverse."""
+    """The difference is that factor, whatever the shape; the other way round its inverse."""
     other = [(rate * factor, quality) for rate, quality in ladder]
     assert bd_rate(ladder, other) == pytest.approx(factor - 1, abs=1e-9)
-    assert saved(ladder, other) == pytest.approx(1 - factor, abs=1e-9)
     assert bd_rate(other, ladder) == pytest.approx(1 / factor - 1, abs=1e-9)
 
 
@@ -62,13 +61,10 @@ def test_it_never_overshoots(ladder: list[Pair]) -> None:
 
 
 def test_one_rendition_alone() -> None:
-    """It is compared where it is; where the other never is, there is nothing to say, and nothing saved."""
+    """It is compared where it is; where the other never is, there is nothing to say."""
     curve = [(100.0, 60.0), (400.0, 80.0)]
     assert bd_rate([(250.0, 70.0)], curve) == pytest.approx(200 / 250 - 1)
-    assert saved([(250.0, 70.0)], curve) == pytest.approx(0.2)
     assert bd_rate([(250.0, 81.0)], curve) is None
-    assert saved([(250.0, 81.0)], curve) == 0
-    assert saved([(250.0, 70.0), (750.0, 81.0)], curve) == pytest.approx(50 / 1000)
     assert bd_rate(curve, [(250.0, 70.0)]) == pytest.approx(250 / 200 - 1)
 
 

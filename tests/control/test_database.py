@@ -29,7 +29,7 @@ from control.schema import metadata
 from control.state import State
 from control.titles.catalog import Catalog
 from tests.conftest import MakeTitle
-from tests.programs import started
+from tests.programs import ran, started
 
 OCA_CONTROL = str(Path(sys.executable).with_name("oca-control"))
 
@@ -243,9 +243,7 @@ def settings(tmp_path: Path, **changes: object) -> Path:
 
 
 def run(command: str, path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [OCA_CONTROL, command, "--config", str(path)], capture_output=True, text=True, timeout=100, check=False
-    )
+    return ran("control.daemon", ["oca-control", command, "--config", str(path)])
 
 
 def test_migrate(tmp_path: Path) -> None:
@@ -308,9 +306,7 @@ def test_corrupt_catalog(tmp_path: Path) -> None:
 def test_usage() -> None:
     """Usage errors exit 2."""
     for arguments in ([], ["serve"], ["serve", "--nonsense"], ["nonsense"]):
-        assert (
-            subprocess.run([OCA_CONTROL, *arguments], capture_output=True, timeout=100, check=False).returncode == 2
-        )
+        assert ran("control.daemon", ["oca-control", *arguments]).returncode == 2
 
 
 def test_one_controller_on_a_file(tmp_path: Path) -> None:
@@ -323,9 +319,8 @@ def test_one_controller_on_a_file(tmp_path: Path) -> None:
             for name in (tmp_path / "a.db", link):
                 done = run("serve", settings(tmp_path, database=url(name)))
                 refused(done, f"another controller (process {process.pid}) serves from {tmp_path / 'a.db'}: ")
-            made = [OCA_CONTROL, "operator", "add", f"me{number}", "--role", "read"]
-            command = [*made, "--config", str(settings(tmp_path))]
-            assert subprocess.run(command, capture_output=True, timeout=100, check=False).returncode == 0
+            made = ["oca-control", "operator", "add", f"me{number}", "--role", "read"]
+            assert ran("control.daemon", [*made, "--config", str(settings(tmp_path))]).returncode == 0
             # Whatever way it ends.
             process.kill()
             process.wait(60)

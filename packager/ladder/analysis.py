@@ -1,6 +1,7 @@
 """The analysis of a source: trial encodes of some stretches of it, and the per-title ladder that follows.
 
-Each stretch is kept once without loss; trials are made of that, at several sizes and quantizers, and measured.
+Each stretch is kept once without loss; trials are made of that, at several sizes and quantizers, and measured. Which
+ones, `search` tells from those before.
 """
 
 from __future__ import annotations
@@ -16,29 +17,26 @@ import msgspec
 from oca.errors import FormatError
 from oca.store.content import write_durably
 from oca.title.segments import SegmentIndex
+from packager.boxes.mp4 import read_track
 from packager.encode.chunks import Chunk
 from packager.encode.encoders import TUNINGS
 from packager.encode.job import Job, encode, keep
 from packager.ffmpeg import Ffmpeg, side_by_side
-from packager.ladder import quality
+from packager.ladder import quality, search
 from packager.ladder.bjontegaard import Pair, bd_rate
 from packager.ladder.hull import Aim, Choice, Point, cheapest, curves, pick
 from packager.ladder.quality import MOST_LINES, Scale
 from packager.ladder.rungs import RATES, SHARES, Rung, width_at
 from packager.source.probe import Source
 
-# Where quality goes from beyond what anybody sees to beneath what anybody watches.
-_QUANTIZERS = {
-    "h264": (18.0, 22.0, 26.0, 30.0, 35.0, 40.0, 45.0),
-    "hevc": (20.0, 24.0, 28.0, 32.0, 36.0, 40.0, 45.0),
-    "av1": (22.0, 28.0, 34.0, 40.0, 46.0, 52.0, 58.0),
-}
-# Those at which an encoder's tunings are compared, at the most lines up to so many: what is cheapest there is so at
-# other sizes as well, or nearly.
-_TUNED_AT, _TUNED_LINES = slice(1, 4), 480
+# An encoder's tunings are compared at the most lines up to so many, on every other stretch: what is cheapest there is
+# so elsewhere, or nearly. Each is tried at the middle quantizer, and none so far to both sides of it.
+_TUNED_LINES, _TUNED_BESIDE = 384, 4.0
 # Less than this is chance.
 _TUNING_GAIN = 0.02
 _STRETCHES, _STRETCH_S = 4, 4
+# Stretches of so many bytes together are kept raw, which costs no time to read; longer ones packed.
+_MOST_RAW = 512 << 20
 _MOST_RUNGS = len(RATES)
 _TRIALS = "trials.json"
 
@@ -55,12 +53,25 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def stretches(job: Job) -> list[Chunk]:
-    """What stands for the whole: all of a short source, else some stretches of whole segments, evenly spread."""
+    """What stands for the whole: some stretches of whole segments, evenly spread; of what is not twice as long as
+    these, the first half of every segment.
+    """
     length = max(1, round(_STRETCH_S / (job.gop / job.source.rate))) * job.gop
-    if job.frames <= _STRETCHES * length:
-        return [Chunk(0, 0, job.frames)]
+    if job.frames <= 2 * _STRETCHES * length:
+        firsts = range(0, job.frames, job.gop)
+        return [Chunk(n, first, first + -(-min(job.gop, job.frames - first) // 2)) for n, first in enumerate(firsts)]
     places = [(2 * n + 1) * (job.frames - length) // (2 * _STRETCHES) // job.gop * job.gop for n in range(_STRETCHES)]
     return [Chunk(n, first, first + length) for n, first in enumerate(sorted(set(places)))]
+
+
+def stood_for(job: Job, part: Chunk) -> int:
+    """For how many pictures a stretch stands: those of the segments that it lies in."""
+    return min(-(-part.frames // job.gop) * job.gop, job.frames - part.first)
+
+
+def _bits(sizes: Sequence[int], frames: int) -> float:
+    """What so many pictures would take that begin like these, of which only the first one is a key frame."""
+    return 8.0 * (sizes[0] + sum(sizes[1:]) / max(1, len(sizes) - 1) * (frames - 1))
 
 
 def sizes(source: Source) -> list[int]:
@@ -106,14 +117,17 @@ def seen(binary: Ffmpeg, job: Job, scale: Scale, folder: Path, track: Path, inde
                 whole.seek(segment.offset)
                 cut.write(whole.read(segment.bytes))
         size = compared(job.source)
-        total += part.frames * quality.measure(binary, scale.metric, sample, _kept(folder, part), size, folder)
-        frames += part.frames
+        weight = stood_for(job, part)
+        total += weight * quality.measure(binary, scale.metric, sample, _kept(folder, job, part), size, folder)
+        frames += weight
         sample.unlink()
     return total / frames
 
 
-def _kept(folder: Path, part: Chunk) -> Path:
-    return folder / f"{part.number}.mkv"
+def _kept(folder: Path, job: Job, part: Chunk) -> Path:
+    """Where a stretch is kept, by its name raw or packed; with four bytes a pixel there is room for any format."""
+    raw = 4 * job.source.width * job.source.height * sum(each.frames for each in stretches(job)) <= _MOST_RAW
+    return folder / f"{part.number}.{'nut' if raw else 'mkv'}"
 
 
 def compared(source: Source) -> quality.Size:
@@ -132,18 +146,17 @@ def _trials(
     progress: Callable[[int, int], None],
 ) -> list[Trial]:
     parts = stretches(job)
-    tried = [(codec, lines) for codec in codecs for lines in sizes(job.source)]
-    tunings = {codec: ("", *TUNINGS[codec]) for codec in codecs if TUNINGS[codec]}
-    frames = sum(part.frames for part in parts)
     done = 0
+    # Each size once and then once more, if it is worth it; each tuning, and none.
+    all_in_all = len(parts) * (1 + sum(2 * len(sizes(job.source)) + 1 + len(TUNINGS[codec]) for codec in codecs))
 
     def tell() -> None:
         nonlocal done
         done += 1
-        progress(done, len(parts) * (1 + len(tried) + sum(map(len, tunings.values()))))
+        progress(min(done, all_in_all), all_in_all)
 
     def kept(runner: Ffmpeg, part: Chunk) -> tuple[Chunk, Job]:
-        path = _kept(folder, part)
+        path = _kept(folder, job, part)
         keep(runner, job, part, path)
         tell()
         whole = replace(job.source, path=path, audio=(), keys=(), interlaced=False, matrix="auto")
@@ -151,14 +164,14 @@ def _trials(
 
     def one(runner: Ffmpeg, part: Chunk, sample: Job, rungs: Sequence[Rung]) -> list[tuple[float, float]]:
         source, first = sample.source, rungs[0]
-        room = folder / f"{part.number}-{first.codec}-{first.height}-{first.tuning}"
+        room = folder / f"{part.number}-{first.track}-{first.tuning}"
         room.mkdir(exist_ok=True)
         encode(runner, sample, rungs, Chunk(0, 0, part.frames), room)
         found = []
         for rung in rungs:
             file = room / f"{rung.track}.mp4"
             value = quality.measure(runner, scale.metric, file, source.path, compared(source), room)
-            found.append((file.stat().st_size * 8.0, value))
+            found.append((_bits(read_track(file).samples.sizes, stood_for(job, part)), value))
         shutil.rmtree(room)
         tell()
         return found
@@ -166,34 +179,60 @@ def _trials(
     with side_by_side(binary, jobs) as (runner, pool):
         samples = list(pool.map(partial(kept, runner), parts))
 
-        def all_of(groups: Sequence[Sequence[Rung]]) -> list[list[Trial]]:
-            """The trials of these rungs, those of one size and tuning together."""
-            running = [
-                [pool.submit(one, runner, part, sample, rungs) for part, sample in samples] for rungs in groups
-            ]
+        def all_of(groups: Sequence[Sequence[Rung]], every: int = 1) -> list[list[Trial]]:
+            """The trials of these rungs, those of one size and tuning together; of stretches `every` so many."""
+            some = samples[::every]
+            running = [[pool.submit(one, runner, part, sample, rungs) for part, sample in some] for rungs in groups]
+            weights = [stood_for(job, part) for part, _ in some]
+            frames = sum(weights)
             made: list[list[Trial]] = []
             for rungs, futures in zip(groups, running, strict=True):
                 made.append([])
                 for number, rung in enumerate(rungs):
                     found = [future.result()[number] for future in futures]
                     kbps = sum(bits for bits, _ in found) / float(frames / job.source.rate) / 1000
-                    mean = sum(value * part.frames for (_, value), part in zip(found, parts, strict=True)) / frames
+                    mean = sum(value * weight for (_, value), weight in zip(found, weights, strict=True)) / frames
                     made[-1].append(Trial(rung.codec, rung.height, rung.crf, kbps, mean, rung.tuning))
             return made
 
-        best: dict[str, str] = {}
-        for codec, names in tunings.items():
-            lines = max([each for each in sizes(job.source) if each <= _TUNED_LINES], default=job.source.height)
-            groups = [_tried(job.source, codec, lines, name)[_TUNED_AT] for name in names]
-            best[codec] = tuning_of(all_of(groups))
-        groups = [_tried(job.source, codec, lines, best.get(codec, "")) for codec, lines in tried]
-        return [trial for made in all_of(groups) for trial in made]
+        made: list[Trial] = []
+        for codec in codecs:
+            made += _searched(job.source, codec, scale, all_of)
+        progress(all_in_all, all_in_all)
+        return made
 
 
-def _tried(source: Source, codec: str, lines: int, tuning: str) -> list[Rung]:
-    """The rungs to try of a size, best first."""
+def _searched(source: Source, codec: str, scale: Scale, make: Callable[..., list[list[Trial]]]) -> list[Trial]:
+    """The trials of a codec that `make` makes, group by group, until `search` asks for no more."""
+    every, tuning = sizes(source), ""
+    middle = search.QUANTIZERS[codec][search.MIDDLE]
+    if TUNINGS[codec]:
+        lines = max([each for each in every if each <= _TUNED_LINES], default=every[0])
+        beside = (middle - _TUNED_BESIDE, middle + _TUNED_BESIDE)
+        groups = [_tried(source, codec, lines, beside, "")]
+        groups += [_tried(source, codec, lines, (middle,), name) for name in TUNINGS[codec]]
+        tuning = tuning_of(make(groups, 2))
+    found = [trial for (trial,) in make([_tried(source, codec, lines, (middle,), tuning) for lines in every])]
+    aim = _aim(source, codec, scale)
+    while wanted := search.more(_points(found, codec), codec, scale.metric, aim):
+        found += [trial for (trial,) in make([_tried(source, codec, lines, (crf,), tuning) for lines, crf in wanted])]
+    return found
+
+
+def _tried(source: Source, codec: str, lines: int, quantizers: Sequence[float], tuning: str) -> list[Rung]:
+    """The rungs to try of a size."""
     width = width_at(lines, source.width, source.height)
-    return [Rung(width, lines, 0, "", codec, crf, tuning=tuning) for crf in _QUANTIZERS[codec]]
+    return [Rung(width, lines, 0, "", codec, crf, tuning=tuning) for crf in quantizers]
+
+
+def _points(found: Iterable[Trial], codec: str) -> list[Point]:
+    return [Point(each.lines, each.crf, each.kbps, each.quality) for each in found if each.codec == codec]
+
+
+def _aim(source: Source, codec: str, scale: Scale) -> Aim:
+    allowed = [kbps for kbps, lines in RATES if lines <= source.height] or [RATES[0][0]]
+    share = SHARES[codec]
+    return Aim(scale.top, scale.step, allowed[0] * share, allowed[-1] * share, _MOST_RUNGS)
 
 
 def tuning_of(groups: Sequence[Sequence[Trial]]) -> str:
@@ -207,19 +246,16 @@ def tuning_of(groups: Sequence[Sequence[Trial]]) -> str:
 def per_title(source: Source, found: Sequence[Trial], codecs: Sequence[str], scale: Scale) -> list[Rung]:
     """The ladder that trials suggest, for each codec in turn, worst rung first."""
     rungs = []
-    allowed = [kbps for kbps, lines in RATES if lines <= source.height] or [RATES[0][0]]
     for codec in codecs:
-        points = [Point(each.lines, each.crf, each.kbps, each.quality) for each in found if each.codec == codec]
-        share = SHARES[codec]
-        aim = Aim(scale.top, scale.step, allowed[0] * share, allowed[-1] * share, _MOST_RUNGS)
-        tuning = _tuning(found, codec)
-        rungs += [_rung(source, choice, codec, tuning, scale) for choice in pick(points, aim)]
+        points, tuning = search.between(_points(found, codec), scale.metric), _tuning(found, codec)
+        choices = pick(points, _aim(source, codec, scale))
+        rungs += [_rung(source, choice, codec, tuning, scale) for choice in choices]
     return rungs
 
 
 def rung_at(source: Source, found: Sequence[Trial], codec: str, scale: Scale, wanted: float) -> Rung | None:
     """The cheapest rung of this quality that trials suggest, be it in a ladder or not; None if none had it."""
-    points = [Point(each.lines, each.crf, each.kbps, each.quality) for each in found if each.codec == codec]
+    points = search.between(_points(found, codec), scale.metric)
     point, *others = cheapest(curves(points), wanted) or (None,)
     if point is None:
         return None

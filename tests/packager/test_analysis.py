@@ -61,7 +61,8 @@ def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         package.build(seeing, order, stop)
-    assert told.with_filter("libvmaf") == 3 * 7 + 4 * 3, "three sizes, seven quantizers; four tunings at three"
+    # Three sizes at two or three quantizers, and four tunings, of which three at one.
+    assert 3 + 5 < told.with_filter("libvmaf") <= 3 * 3 + 5
     told.commands.clear()
     built = package.build(seeing, order)
     assert told.with_filter("libvmaf") == len(built.title.tracks), "what is finished is measured, once"
@@ -75,7 +76,7 @@ def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
         assert other.quality["vmaf"] - one.quality["vmaf"] == pytest.approx(6, abs=3)
     for track in tracks:
         expected = float(track.reason.split()[2])
-        assert track.quality["vmaf"] == pytest.approx(expected, abs=2)
+        assert track.quality["vmaf"] == pytest.approx(expected, abs=3)
         assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[2]), rel=0.15)
     assert tracks[-1].quality["vmaf"] <= 96
 
@@ -102,7 +103,7 @@ def test_an_interrupted_analysis_ends_at_once(binary: Ffmpeg, small: Path, tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         analysis.trials(seeing, job, ("h264",), quality.VMAF, tmp_path, 1, stop)
-    assert told.with_filter("libvmaf") <= 2 * 7 < 3 * 7
+    assert told.with_filter("libvmaf") <= 2
     assert not (tmp_path / "trials.json").exists()
 
 
@@ -115,7 +116,13 @@ def test_the_metric_means_something(binary: Ffmpeg, small: Path, make: Make, tmp
         for crf in (20, 45)
     )
     same = Path(shutil.copy(reference, tmp_path))
+    # What does not say what its colours mean is no worse for that; what ends sooner is compared up to there.
+    raw = make("reference.nut", "-i", str(reference), "-c:v", "rawvideo")
+    short = make("short.mkv", "-i", str(reference), "-frames:v", "10", "-c:v", "copy")
     for scale in (quality.VMAF, quality.SSIM):
+        told = [quality.measure(binary, scale.metric, good, each, (682, 384), tmp_path) for each in (reference, raw)]
+        assert told[0] == pytest.approx(told[1], abs=1e-6)
+        assert quality.measure(binary, scale.metric, reference, short, (682, 384), tmp_path) > scale.top
         seen = [
             quality.measure(binary, scale.metric, path, reference, (682, 384), tmp_path) for path in (same, good, bad)
         ]
@@ -136,10 +143,10 @@ def test_without_vmaf(binary: Ffmpeg, make: Make, tmp_path: Path, monkeypatch: p
 
 
 def test_what_stands_for_a_film(binary: Ffmpeg, clip: Path) -> None:
-    """All of what is short; of a film some stretches of whole segments, spread over it."""
+    """Half of every segment of what is short; of a film some stretches of whole segments, spread over it."""
     source = probe(binary, clip)
-    (whole,) = analysis.stretches(plan(source, (), "medium"))
-    assert (whole.first, whole.end) == (0, 132)
+    halves = analysis.stretches(plan(source, (), "medium"))
+    assert [(part.first, part.end) for part in halves] == [(0, 50), (100, 116)]
     film = plan(replace(source, end=7200.0, audio=()), (), "medium")
     parts = analysis.stretches(film)
     assert [part.frames for part in parts] == [100] * 4

@@ -274,6 +274,7 @@ def _beside(ffmpeg: Ffmpeg, order: Order, work: Work, captions: list[texts.Made]
     beside = Beside([made.text for made in captions])
     for made in captions:
         beside.files.update(made.files)
+        beside.cues[made.text.name] = made.cues
     if order.thumbnails:
         pictures = thumbnails.make(ffmpeg, work, lambda done, total: progress("thumbnails", done, total))
         beside.thumbnails.append(pictures.tiles)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oca.errors import ConfigError, FormatError
 from oca.store.verify import verify
 from packager import cli, ffmpeg, package
-from packager.boxes.codecs import codec_of
+from packager.boxes.codecs import channels_of, codec_of
 from packager.encode.encoders import NAMES, PRESETS, video_options
 from packager.ladder.rungs import Rung, ladder
 from packager.package import Order
@@ -45,10 +45,42 @@ def test_what_is_told(entry: str, box: str, told: str) -> None:
 def test_extended_object_type() -> None:
     """Object types from 32 up take six more bits (14496-3 1.6.2.1); 42 is USAC."""
     config = bytes([0b11111_001, 0b010_00000])
+    assert codec_of("mp4a", {"esds": described(config)}) == "mp4a.40.42"
+
+
+def described(config: bytes) -> bytes:
+    """An esds box with this AudioSpecificConfig."""
     inner = b"\x05" + bytes([len(config)]) + config
     inner = b"\x04" + bytes([13 + len(inner)]) + bytes(13) + inner
-    esds = bytes(4) + b"\x03" + bytes([3 + len(inner)]) + bytes(3) + inner
-    assert codec_of("mp4a", {"esds": esds}) == "mp4a.40.42"
+    return bytes(4) + b"\x03" + bytes([3 + len(inner)]) + bytes(3) + inner
+
+
+@pytest.mark.parametrize(
+    ("bits", "channels"),
+    [
+        ("00010 0011 0001 000", 1),
+        ("00010 0011 0010 000", 2),
+        ("00010 0011 0110 000", 6),
+        ("00010 0011 0111 000", 8),
+        ("11111 001010 0011 0110", 6),
+        ("00010 1111 000000001011101110000000 0010", 2),
+        ("11111 001010 1111 000000001011101110000000 0001", 1),
+    ],
+)
+def test_channels_of_aac(bits: str, channels: int) -> None:
+    """As 14496-3 1.6.2.1 and table 1.19 have it: kind, rate, channels, the first two longer after all ones."""
+    plain = bits.replace(" ", "")
+    plain = plain.ljust(-(-len(plain) // 8) * 8, "0")
+    config = int(plain, 2).to_bytes(len(plain) // 8, "big")
+    assert channels_of("mp4a", {"esds": described(config)}) == channels
+
+
+@pytest.mark.parametrize("config", [b"", bytes([0b00010_001, 0b1_0000_000])])
+def test_channels_that_are_not_told(config: bytes) -> None:
+    with pytest.raises(FormatError, match="'mp4a' without a number of channels"):
+        channels_of("mp4a", {"esds": described(config)})
+    with pytest.raises(FormatError, match="'Opus' without a number of channels"):
+        channels_of("Opus", {"dOps": b""})
 
 
 @pytest.mark.parametrize("entry", BOXES)

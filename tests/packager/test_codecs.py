@@ -141,3 +141,44 @@ def test_every_preset_of_every_encoder() -> None:
         assert len(set(told)) == len(PRESETS)
     assert [each.value for each in cli.Preset] == list(PRESETS)
     assert [each.value for each in cli.Codec] == list(NAMES)
+
+
+@pytest.mark.parametrize("wanted", ["fixed", "per-title", "file"])
+@pytest.mark.parametrize(
+    ("codec", "size", "sentence"),
+    [
+        ("av1", "64x36", "libsvtav1 takes pictures of 64 pixels a side or more, and v-36-141-av1 would have 64x36: "),
+        (
+            "av1",
+            "32x512",
+            "libsvtav1 takes pictures of 64 pixels a side or more, and v-240-141-av1 would have 16x240",
+        ),
+        ("hevc", "14x14", "libx265 takes pictures of 16 pixels a side or more, and v-14-164-hevc would have 14x14: "),
+    ],
+)
+def test_too_small_for_an_encoder(
+    binary: ffmpeg.Ffmpeg, make: Make, tmp_path: Path, wanted: str, codec: str, size: str, sentence: str
+) -> None:
+    """Said before anything is encoded, whoever names the rungs; H.264 takes any size."""
+    video = make("small.mkv", "-f", "lavfi", "-i", f"testsrc2=s={size}:r=25:d=1", "-c:v", "ffv1")
+    if wanted == "file":
+        wanted = str(tmp_path / "ladder.toml")
+        lines = min(240, int(size.partition("x")[2]))
+        Path(wanted).write_text(
+            f'[[rungs]]\nlines = {lines}\nkbps = {sentence.partition("and v-")[2].split("-")[1]}\ncodec = "{codec}"'
+        )
+    asked = Order(video, tmp_path / "out", "t", "T", preset="ultrafast", thumbnails=False, codecs=(codec,))
+    with pytest.raises(ConfigError, match=sentence):
+        package.build(binary, replace(asked, ladder=wanted))
+    assert not (tmp_path / "out").exists()
+    assert package.build(binary, replace(asked, codecs=("h264",))).title.tracks[0].codecs.startswith("avc1")
+
+
+@pytest.mark.parametrize(("codec", "side"), [("hevc", 16), ("av1", 64)])
+def test_the_least_that_an_encoder_takes(
+    binary: ffmpeg.Ffmpeg, make: Make, tmp_path: Path, codec: str, side: int
+) -> None:
+    """The bounds are the encoders' own."""
+    video = make("least.mkv", "-f", "lavfi", "-i", f"testsrc2=s={side}x{side}:r=25:d=1", "-c:v", "ffv1")
+    asked = Order(video, tmp_path, "t", "T", preset="ultrafast", thumbnails=False, codecs=(codec,))
+    assert package.build(binary, asked).title.tracks[0].width == side

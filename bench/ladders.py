@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+from bench import secant
 from oca.errors import OcaError
 from packager import ffmpeg
 from packager.boxes import cmaf
@@ -39,11 +40,8 @@ _MADE = {
 }
 # Encodes are of the same quality when their means differ by no more.
 _SAME = 0.5
-# So often an encode is made anew that came out at another quality, at the quantizer that seems to be right.
-_ROUNDS = 3
-# How many points a step of the quantizer is worth, where two encodes have not told it.
-_SLOPE = 1.8
-_CRF = (1.0, 51.0)
+# So many encodes are made at most to come that near to the quality of a rung; half as near will do.
+_ROUNDS = 6
 _CODEC = "h264"
 
 
@@ -211,7 +209,7 @@ def _alike(
     scale: Scale,
     measured: Callable[[str, Sequence[Rung]], list[Measured]],
 ) -> list[Measured]:
-    """An encode for each rung of the fixed ladder, at the size that trials say is cheapest, as near as can be."""
+    """Encodes for each rung of the fixed ladder, at the size that trials say is cheapest, until one is near."""
     best = max(trial.quality for trial in trials)
     wanted: list[tuple[Measured, Rung]] = []
     for each in fixed:
@@ -219,6 +217,7 @@ def _alike(
         if rung is not None:
             wanted.append((each, rung))
     made: list[Measured] = []
+    tried: dict[str, list[secant.Tried]] = {each.track: [] for each in fixed}
     for number in range(_ROUNDS):
         unique = {rung.track: rung for _, rung in wanted}
         if not unique:
@@ -227,9 +226,9 @@ def _alike(
         made += results.values()
         again = []
         for each, rung in wanted:
-            more = results[rung.track].quality - each.quality
-            if abs(more) > _SAME / 2:
-                crf = round(min(max(rung.crf + more / _SLOPE, _CRF[0]), _CRF[1]), 2)
+            tried[each.track].append((unique[rung.track].crf, results[rung.track].quality))
+            crf = secant.step(tried[each.track], each.quality, _SAME / 2)
+            if crf is not None:
                 again.append(
                     (each, replace(rung, crf=crf, kbps=max(1, round(rung.kbps * 2 ** ((rung.crf - crf) / 6)))))
                 )

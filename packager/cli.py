@@ -17,7 +17,7 @@ from oca.sizes import parse_size
 from oca.store import verify
 from oca.store.content import HeldVersion
 from oca.title import model as title_format
-from packager import bucket_options, ffmpeg, lock_options, package, play, sound_options, terminal
+from packager import bucket_options, ffmpeg, lock_options, package, play, promise, sound_options, terminal
 from packager.audio import renditions
 from packager.encode import chunks
 from packager.encode import job as encode
@@ -177,10 +177,22 @@ def build(
         sys.stdout.write(f"published {built.path}\n")
 
 
+def _verified(directory: Path) -> verify.Report:
+    """What is wrong with a version: bytes first, and if these are right what they hold."""
+    report = verify.verify(directory)
+    if report.problems:
+        return report
+    title, _ = title_format.read(directory)
+    wrong = [verify.Problem(directory, file, None, said) for file, said in promise.contradictions(directory, title)]
+    return replace(report, problems=wrong)
+
+
 @app.command("verify")
 def verify_command(path: Versions, as_json: Json = False) -> None:
-    """Read every chunk of every file and compare it with title.json; exit 1 if anything is wrong."""
-    reports = [verify.verify(directory) for directory in verify.version_directories(path)]
+    """Read every chunk of every file, and what tracks and captions hold, and compare it with title.json; exit 1 if
+    anything is wrong.
+    """
+    reports = [_verified(directory) for directory in verify.version_directories(path)]
     sound = not any(report.problems for report in reports)
     if as_json:
         versions = [

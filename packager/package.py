@@ -25,7 +25,7 @@ from packager.captions.cues import Captions
 from packager.encode import cluster
 from packager.encode.chunks import CHUNK_S, Chunk, cut
 from packager.encode.damage import note, refusal
-from packager.encode.encoders import NAMES
+from packager.encode.encoders import NAMES, check_sides
 from packager.encode.job import SEGMENT_S, Job, notes, plan
 from packager.encode.work import Work
 from packager.encryption.encrypt import Encryption, Sealer
@@ -209,12 +209,18 @@ def jobs_of(wanted: int) -> int:
 
 
 def given(wanted: str, codecs: Sequence[str], source: Source) -> list[Rung] | None:
-    """The rungs of a ladder that needs no analysis, `wanted` as in `Order`; None of "per-title"."""
-    if wanted == "per-title":
-        return None
-    if wanted == "fixed":
-        return ladder(source.width, source.height, codecs)
-    return read_ladder(Path(wanted), source.width, source.height)
+    """The rungs of a ladder that needs no analysis, `wanted` as in `Order`; None of "per-title".
+
+    ConfigError if one is too small for its encoder; what is analysed has the sizes of the fixed ladder.
+    """
+    known = wanted in ("per-title", "fixed")
+    rungs = (
+        ladder(source.width, source.height, codecs)
+        if known
+        else read_ladder(Path(wanted), source.width, source.height)
+    )
+    check_sides(rungs)
+    return None if wanted == "per-title" else rungs
 
 
 def chunks_of(job: Job, seconds: float = CHUNK_S) -> list[Chunk]:
@@ -274,6 +280,7 @@ def _beside(ffmpeg: Ffmpeg, order: Order, work: Work, captions: list[texts.Made]
     beside = Beside([made.text for made in captions])
     for made in captions:
         beside.files.update(made.files)
+        beside.cues[made.text.name] = made.cues
     if order.thumbnails:
         pictures = thumbnails.make(ffmpeg, work, lambda done, total: progress("thumbnails", done, total))
         beside.thumbnails.append(pictures.tiles)

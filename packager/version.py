@@ -25,6 +25,7 @@ from packager.encode.work import Work
 from packager.encryption.encrypt import Sealer
 from packager.ladder.quality import Metric
 from packager.ladder.rungs import Rung
+from packager.promise import check
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done and how much there is."""
@@ -43,11 +44,14 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a version has beside its tracks: captions, thumbnails, and the files of these by name."""
+    """What a version has beside its tracks: captions, thumbnails, and the files of these by name; `cues` is how many
+    the captions of a name are to have.
+    """
 
     captions: list[Text] = field(default_factory=list)
     thumbnails: list[Tiles] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    cues: dict[str, int] = field(default_factory=dict)
 
 
 def write(
@@ -61,7 +65,7 @@ def write(
 ) -> tuple[Title, bytes]:
     """Write a whole version to the empty directory `folder`; returns the title, and its title.json as it is there.
 
-    With a `sealer`, its tracks are encrypted.
+    With a `sealer`, its tracks are encrypted. PromiseError if it is not what the work was to give.
     """
     for name, content in beside.files.items():
         write_durably(folder / name, content)
@@ -70,6 +74,7 @@ def write(
     data = title_format.encode(title)
     title_format.decode(data)  # what a reader would refuse must not be published
     write_durably(folder / TITLE_JSON, data)
+    check(work.job, beside.cues, title, folder)
     return title, data
 
 

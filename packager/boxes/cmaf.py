@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from oca.errors import FormatError
 from oca.title.segments import MAX_SEGMENTS, Segment, SegmentIndex
+from packager.boxes.codecs import channels_of
 from packager.boxes.join import KEPT, join
 from packager.boxes.mp4 import Samples, Track
 from packager.boxes.sealed import Sealed
@@ -74,6 +75,9 @@ def write_track(
     """
     joined = join(sources)
     track, source = joined.track, sources[0]
+    if track.kind == "soun":
+        # ffmpeg 5 writes 2 into the entry whatever there is; decoders go by the boxes in it, people by what we say.
+        track = replace(track, channels=channels_of(track.entry, track.config))
     if sealed is not None:
         if sealed.sizes != track.samples.sizes:
             raise FormatError(f"{sealed.path} has other samples than were to be encrypted: report this")

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 
 from oca.errors import FormatError
 
+# By channelConfiguration (14496-3 table 1.19); at 0 a table of elements follows, which no encoder of ours writes.
+_AAC_CHANNELS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 8}
+
 
 def codec_of(entry: str, config: Mapping[str, bytes]) -> str:
     """The codecs parameter of a sample entry (its four characters) with these boxes; FormatError if it has none."""
@@ -16,6 +19,23 @@ def codec_of(entry: str, config: Mapping[str, bytes]) -> str:
         return told(config.get(box, b""))
     except (IndexError, ValueError):
         raise FormatError(f"the encoder wrote no usable {box} box: this is not {name} in MP4") from None
+
+
+def channels_of(entry: str, config: Mapping[str, bytes]) -> int:
+    """How many channels a decoder of a sample entry with these boxes gives; FormatError if they do not tell.
+
+    The entry has a number of its own, which decoders pass over (14496-3 1.6.2.1; Opus in ISOBMFF 4.3.1).
+    """
+    try:
+        if entry == "Opus":
+            return config["dOps"][1]
+        told = _specific(config["esds"])
+        bits = int.from_bytes(told[:8].ljust(8, b"\0"), "big")
+        place = 64 - 5 - (6 if told[0] >> 3 == 31 else 0) - 4
+        place -= 24 if bits >> place & 0xF == 15 else 0  # a rate that has no number
+        return _AAC_CHANNELS[bits >> place - 4 & 0xF]
+    except (IndexError, KeyError, ValueError):
+        raise FormatError(f"the encoder wrote {entry!r} without a number of channels") from None
 
 
 def _h264(avcc: bytes) -> str:
@@ -49,11 +69,16 @@ def _av1(av1c: bytes) -> str:
 
 def _aac(esds: bytes) -> str:
     """From an esds box (RFC 6381 3.3), such as mp4a.40.2 for AAC-LC."""
-    config = _descriptor(esds[4:], (0x03, 3), (0x04, 13), (0x05, 0))
+    config = _specific(esds)
     kind = config[0] >> 3
     if kind == 31:  # 14496-3 1.6.2.1: escape to six more bits
         kind = 32 + (int.from_bytes(config[:2], "big") >> 5 & 0x3F)
     return f"mp4a.40.{kind}"
+
+
+def _specific(esds: bytes) -> bytes:
+    """The AudioSpecificConfig (14496-3 1.6.2.1) in an esds box."""
+    return _descriptor(esds[4:], (0x03, 3), (0x04, 13), (0x05, 0))
 
 
 def _opus(dops: bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -113,18 +113,16 @@ def _only(data: bytes | memoryview, *names: str) -> memoryview:
     return memoryview(data)
 
 
-def _track(moov: bytes, file_bytes: int) -> Track:
-    traks = [body for kind, body in boxes(moov) if kind == "trak"]
-    if len(traks) != 1:
-        raise ValueError(f"it has {len(traks)} tracks, not one")
-    media = _only(traks[0], "mdia")
+def head(moov: bytes | memoryview) -> Track:
+    """The only track of a moov box's body, without its samples; ValueError or KeyError if there is none."""
+    trak = _only_trak(moov)
+    media = _only(trak, "mdia")
     mdhd = _only(media, "mdhd")
     (timescale,) = struct.unpack_from(">I", mdhd, 20 if mdhd[0] == 1 else 12)
     if timescale == 0:
         raise ValueError("its timescale is 0")
     kind = bytes(_only(media, "hdlr")[8:12]).decode("latin-1")
-    table = dict(boxes(_only(media, "minf", "stbl")))
-    entry, body = next(boxes(table["stsd"][8:]))
+    entry, body = next(boxes(_only(media, "minf", "stbl", "stsd")[8:]))
     width = height = channels = sample_rate = 0
     if kind == "vide":
         width, height = struct.unpack_from(">HH", body, 24)
@@ -133,9 +131,20 @@ def _track(moov: bytes, file_bytes: int) -> Track:
         channels, _, _, sample_rate = struct.unpack_from(">HHIH", body, 16)
         children = body[_AUDIO_ENTRY:]
     config = {name: bytes(child) for name, child in boxes(children)}
-    samples = _samples(table, file_bytes)
-    start = _start(traks[0])
-    return Track(kind, timescale, start, entry, config, width, height, channels, sample_rate, samples)
+    none = Samples(array("q"), array("q"), array("q"), array("q"), [])
+    return Track(kind, timescale, _start(trak), entry, config, width, height, channels, sample_rate, none)
+
+
+def _track(moov: bytes, file_bytes: int) -> Track:
+    table = dict(boxes(_only(_only_trak(moov), "mdia", "minf", "stbl")))
+    return replace(head(moov), samples=_samples(table, file_bytes))
+
+
+def _only_trak(moov: bytes | memoryview) -> memoryview:
+    traks = [body for kind, body in boxes(moov) if kind == "trak"]
+    if len(traks) != 1:
+        raise ValueError(f"it has {len(traks)} tracks, not one")
+    return traks[0]
 
 
 def _start(trak: memoryview) -> int:

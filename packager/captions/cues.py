@@ -153,6 +153,12 @@ def sidecar(captions: Captions) -> str:
     return webvtt.document(captions.blocks, map(webvtt.written, captions.cues))
 
 
+def read_back(data: bytes, where: str) -> tuple[Cue, ...]:
+    """The cues of a sidecar, or of a segment, as written here; CaptionsError if it is neither."""
+    text = data.decode(errors="replace").replace(f"\n{_MAP}", "", 1)
+    return webvtt.parse(text.split("\n"), where).cues
+
+
 def segments(captions: Captions, cuts: Sequence[Fraction], end: Fraction) -> list[str]:
     """WebVTT segments for HLS (RFC 8216 3.5), cut at rising `cuts` between 0 and `end`, in seconds.
 

@@ -28,10 +28,11 @@ _MOST_FILES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Captions as title.json lists them, and their files by name."""
+    """Captions as title.json lists them, their files by name, and how many cues these are to have."""
 
     text: Text
     files: dict[str, bytes]
+    cues: int
 
 
 def given(wanted: Sequence[str]) -> list[Captions]:
@@ -125,6 +126,7 @@ def _files(name: str, fitted: Captions, job: Job, count: int) -> Made:
             whole: captions.sidecar(fitted).encode(),
             playlist: filelist(names, index).encode(),
         },
+        len(fitted.cues),
     )
 
 

@@ -6,9 +6,10 @@ the same bytes (measured with x264). The rungs are encoded side by side, which k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from oca.errors import ConfigError
 from packager.audio import renditions
 from packager.audio.renditions import Rendition
 from packager.ladder.rungs import Rung
@@ -30,6 +31,20 @@ _B_FRAMES = {"ultrafast": 0, "veryslow": 8}
 _MORE_B_FRAMES = 2
 TUNINGS: Mapping[str, tuple[str, ...]] = {"h264": ("film", "animation", "grain"), "hevc": (), "av1": ()}
 """What an encoder may be told of the content, as x264 calls it; '' tells it nothing."""
+
+# Pixels a side that an encoder takes at least, found by trial: x265, and SVT-AV1 at a given rate.
+_LEAST: Mapping[str, int] = {"hevc": 16, "av1": 64}
+
+
+def check_sides(rungs: Iterable[Rung]) -> None:
+    """Raise ConfigError if a rung is too small for its encoder."""
+    for rung in rungs:
+        least = _LEAST.get(rung.codec, 0)
+        if min(rung.width, rung.height) < least:
+            raise ConfigError(
+                f"{NAMES[rung.codec]} takes pictures of {least} pixels a side or more, and {rung.track} would have "
+                f"{rung.width}x{rung.height}: choose --codec h264"
+            )
 
 
 def video_options(rung: Rung, preset: str, gop: int, timescale: int) -> dict[str, Any]:

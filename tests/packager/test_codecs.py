@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oca.errors import ConfigError, FormatError
 from oca.store.verify import verify
 from packager import cli, ffmpeg, package
-from packager.boxes.codecs import codec_of
+from packager.boxes.codecs import channels_of, codec_of
 from packager.encode.encoders import NAMES, PRESETS, video_options
 from packager.ladder.rungs import Rung, ladder
 from packager.package import Order
@@ -45,10 +45,42 @@ def test_what_is_told(entry: str, box: str, told: str) -> None:
 def test_extended_object_type() -> None:
     """Object types from 32 up take six more bits (14496-3 1.6.2.1); 42 is USAC."""
     config = bytes([0b11111_001, 0b010_00000])
+    assert codec_of("mp4a", {"esds": described(config)}) == "mp4a.40.42"
+
+
+def described(config: bytes) -> bytes:
+    """An esds box with this AudioSpecificConfig."""
     inner = b"\x05" + bytes([len(config)]) + config
     inner = b"\x04" + bytes([13 + len(inner)]) + bytes(13) + inner
-    esds = bytes(4) + b"\x03" + bytes([3 + len(inner)]) + bytes(3) + inner
-    assert codec_of("mp4a", {"esds": esds}) == "mp4a.40.42"
+    return bytes(4) + b"\x03" + bytes([3 + len(inner)]) + bytes(3) + inner
+
+
+@pytest.mark.parametrize(
+    ("bits", "channels"),
+    [
+        ("00010 0011 0001 000", 1),
+        ("00010 0011 0010 000", 2),
+        ("00010 0011 0110 000", 6),
+        ("00010 0011 0111 000", 8),
+        ("11111 001010 0011 0110", 6),
+        ("00010 1111 000000001011101110000000 0010", 2),
+        ("11111 001010 1111 000000001011101110000000 0001", 1),
+    ],
+)
+def test_channels_of_aac(bits: str, channels: int) -> None:
+    """As 14496-3 1.6.2.1 and table 1.19 have it: kind, rate, channels, the first two longer after all ones."""
+    plain = bits.replace(" ", "")
+    plain = plain.ljust(-(-len(plain) // 8) * 8, "0")
+    config = int(plain, 2).to_bytes(len(plain) // 8, "big")
+    assert channels_of("mp4a", {"esds": described(config)}) == channels
+
+
+@pytest.mark.parametrize("config", [b"", bytes([0b00010_001, 0b1_0000_000])])
+def test_channels_that_are_not_told(config: bytes) -> None:
+    with pytest.raises(FormatError, match="'mp4a' without a number of channels"):
+        channels_of("mp4a", {"esds": described(config)})
+    with pytest.raises(FormatError, match="'Opus' without a number of channels"):
+        channels_of("Opus", {"dOps": b""})
 
 
 @pytest.mark.parametrize("entry", BOXES)
@@ -109,3 +141,44 @@ def test_every_preset_of_every_encoder() -> None:
         assert len(set(told)) == len(PRESETS)
     assert [each.value for each in cli.Preset] == list(PRESETS)
     assert [each.value for each in cli.Codec] == list(NAMES)
+
+
+@pytest.mark.parametrize("wanted", ["fixed", "per-title", "file"])
+@pytest.mark.parametrize(
+    ("codec", "size", "sentence"),
+    [
+        ("av1", "64x36", "libsvtav1 takes pictures of 64 pixels a side or more, and v-36-141-av1 would have 64x36: "),
+        (
+            "av1",
+            "32x512",
+            "libsvtav1 takes pictures of 64 pixels a side or more, and v-240-141-av1 would have 16x240",
+        ),
+        ("hevc", "14x14", "libx265 takes pictures of 16 pixels a side or more, and v-14-164-hevc would have 14x14: "),
+    ],
+)
+def test_too_small_for_an_encoder(
+    binary: ffmpeg.Ffmpeg, make: Make, tmp_path: Path, wanted: str, codec: str, size: str, sentence: str
+) -> None:
+    """Said before anything is encoded, whoever names the rungs; H.264 takes any size."""
+    video = make("small.mkv", "-f", "lavfi", "-i", f"testsrc2=s={size}:r=25:d=1", "-c:v", "ffv1")
+    if wanted == "file":
+        wanted = str(tmp_path / "ladder.toml")
+        lines = min(240, int(size.partition("x")[2]))
+        Path(wanted).write_text(
+            f'[[rungs]]\nlines = {lines}\nkbps = {sentence.partition("and v-")[2].split("-")[1]}\ncodec = "{codec}"'
+        )
+    asked = Order(video, tmp_path / "out", "t", "T", preset="ultrafast", thumbnails=False, codecs=(codec,))
+    with pytest.raises(ConfigError, match=sentence):
+        package.build(binary, replace(asked, ladder=wanted))
+    assert not (tmp_path / "out").exists()
+    assert package.build(binary, replace(asked, codecs=("h264",))).title.tracks[0].codecs.startswith("avc1")
+
+
+@pytest.mark.parametrize(("codec", "side"), [("hevc", 16), ("av1", 64)])
+def test_the_least_that_an_encoder_takes(
+    binary: ffmpeg.Ffmpeg, make: Make, tmp_path: Path, codec: str, side: int
+) -> None:
+    """The bounds are the encoders' own."""
+    video = make("least.mkv", "-f", "lavfi", "-i", f"testsrc2=s={side}x{side}:r=25:d=1", "-c:v", "ffv1")
+    asked = Order(video, tmp_path, "t", "T", preset="ultrafast", thumbnails=False, codecs=(codec,))
+    assert package.build(binary, asked).title.tracks[0].width == side

@@ -311,7 +311,9 @@ def test_other_options_begin_anew(make: Make, tmp_path: Path, binary: Ffmpeg) ->
 
 
 def _building(video: Path, out: Path, options: list[str]) -> subprocess.Popen[bytes]:
-    program = "import sys; from packager.cli import main; sys.argv[0] = 'oca-pack'; main()"
+    # What is started in the background of a shell ignores SIGINT, and so does all that it starts.
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeds}; import sys; from packager.cli import main; sys.argv[0] = 'oca-pack'; main()"
     arguments = [sys.executable, "-c", program, "build", str(video), "--out", str(out), *options]
     return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

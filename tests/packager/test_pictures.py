@@ -69,13 +69,14 @@ def test_colours_stay(binary: Ffmpeg, make: Make, tmp_path: Path, size: str, mat
         assert near is (told or usual)
 
 
-def test_interlaced(binary: Ffmpeg, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "order"), [("top", "tff"), ("bottom", "bff")])
+def test_interlaced(binary: Ffmpeg, make: Make, tmp_path: Path, first: str, order: str) -> None:
     """Fields become whole pictures, without combs, at the same rate; and it is said."""
     bars = "nullsrc=s=320x240:r=50:d=4,geq=lum='if(lt(mod(X+8*N,80),40),16,235)':cb=128:cr=128"
     video = make(
         "fields.mp4",
-        *("-f", "lavfi", "-i", bars, "-vf", "tinterlace=mode=interleave_top,fieldorder=tff,format=yuv420p"),
-        *("-c:v", "libx264", "-flags", "+ildct+ilme", "-x264-params", "tff=1", "-crf", "10"),
+        *("-f", "lavfi", "-i", bars, "-vf", f"tinterlace=mode=interleave_{first},fieldorder={order},format=yuv420p"),
+        *("-c:v", "libx264", "-flags", "+ildct+ilme", "-x264-params", f"{order}=1", "-crf", "10"),
     )
     source = probe(binary, video)
     assert source.interlaced

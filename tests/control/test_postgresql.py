@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
 from control.fills import leases
+from control.fleet import heard
 from control.schema import metadata
 from oca import wire
 from oca.wire import FillLease
@@ -65,6 +66,13 @@ async def _tell(server: Path, *statements: str) -> None:
             await connection.execute(statement)
 
 
+async def _wait(looking: asyncpg.Connection, name: str, waiting: int) -> None:
+    """Until so many transactions in the database wait for another."""
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'"
+    while await looking.fetchval(query) < waiting:
+        await asyncio.sleep(0.02)
+
+
 async def _site(two: list[Desk], boxes: int) -> list[str]:
     """Register the boxes of a site with one controller, and wait until the other knows them and their line."""
     names = [f"north-{number}" for number in range(boxes)]
@@ -106,6 +114,25 @@ async def test_one_learns_what_the_other_was_told(two: list[Desk], make_title: M
     assert two[0].parts.state.holds("north-1") == two[1].parts.state.holds("north-1") != 0
 
 
+async def test_who_was_heard_is_written_by_both(two: list[Desk], server: Path, name: str) -> None:
+    """They write the same rows at once, one after the other."""
+    await two[0].box("north-1")
+    await two[1].parts.state.catch_up()
+    for desk in two:
+        await desk.beat("north-1")
+    async with _connected(server, name) as holding, _connected(server) as looking:
+        async with holding.transaction():
+            await holding.execute("LOCK TABLE listening")
+            writing = [
+                asyncio.create_task(heard.write(desk.parts.state.engine, desk.parts.fleet.registry, 7.0))
+                for desk in two
+            ]
+            await _wait(looking, name, len(writing))
+        await asyncio.gather(*writing)
+        assert await holding.fetchval("SELECT count(*) FROM heartbeats") == 1
+        assert await holding.fetchval("SELECT count(*) FROM listening") == 1
+
+
 async def test_a_line_is_shared_whichever_controller_is_asked(
     two: list[Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,15 +151,13 @@ async def test_a_line_is_shared_whichever_controller_is_asked(
 
 async def test_boxes_that_ask_at_once_get_no_more_than_the_line(two: list[Desk], server: Path, name: str) -> None:
     boxes = await _site(two, 8)
-    waiting = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'"
     async with _connected(server, name) as holding, _connected(server) as looking:
         for _ in range(3):
             async with holding.transaction():
                 # All of them are under way before one of them can look.
                 await holding.execute("LOCK TABLE leases")
                 asking = [asyncio.create_task(_lease(two[n % 2], box)) for n, box in enumerate(boxes)]
-                while await looking.fetchval(waiting) < len(boxes):
-                    await asyncio.sleep(0.02)
+                await _wait(looking, name, len(boxes))
             shares = await asyncio.gather(*asking)
             assert 0 < sum(shares) <= LINE
     assert shares == [LINE // 8] * 8, "the first had all of it, then what is its, then so have the others"

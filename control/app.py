@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from control import patience
 from control.database import open_database
+from control.fills import leases
 from control.fills import orders as fills
 from control.fills.ledger import Ledger
 from control.fleet import boxes, enrolment, heard
@@ -79,7 +80,9 @@ async def application(settings: ControlSettings) -> web.Application:
     app[patience.HEADS] = patience.Heads()
     registry = Registry(settings.dead_s)
     await heard.resume(engine, registry)
-    fleet = Fleet(state, registry, settings.live, origins, escalation=settings.escalation)
+    fleet = Fleet(
+        state, registry, settings.live, origins, escalation=settings.escalation, leases=leases.leases(engine)
+    )
     app[PARTS] = Parts(settings, state, fleet, catalog, Ledger(engine, state), gate)
     callers.add(app, "operators", operators.routes() + buckets.routes() + fills.routes() + upstreams.own_routes())
     triggers = Triggers(engine, state, app[PARTS].fleet, catalog, settings.cdni)

@@ -26,11 +26,15 @@ class DatabaseError(OcaError):
 
 
 async def open_database(url: str) -> AsyncEngine:
-    """An engine on the database at `url` (such as sqlite+aiosqlite:////var/lib/oca/control.db), migrated."""
+    """An engine on the database at `url`, migrated; DatabaseError.
+
+    Such as sqlite+aiosqlite:////var/lib/oca/control.db or postgresql+asyncpg://oca@db.example/oca.
+    """
     shown = "database"
     try:
         shown = make_url(url).render_as_string(hide_password=True)
-        engine = create_async_engine(url)
+        # A server restarts: a connection that it has closed is found before it is used.
+        engine = create_async_engine(url, pool_pre_ping=make_url(url).get_backend_name() != "sqlite")
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise DatabaseError(f"database setting {shown!r} cannot be used: {error}") from None
     if engine.dialect.name == "sqlite":

@@ -307,3 +307,13 @@ listening = Table(
     Column("id", Integer, primary_key=True),
     Column("until", Float, nullable=False),
 )
+# What each box that fills may take of its site's line (bit/s) until `until`, UTC seconds of the database's clock.
+# Empty where one controller alone uses the database.
+leases = Table(
+    "leases",
+    metadata,
+    Column("site", String(64), primary_key=True),
+    Column("appliance", ForeignKey("appliances.id"), primary_key=True),
+    Column("until", Float, nullable=False),
+    Column("rate_bps", BigInteger, nullable=False),
+)

@@ -32,7 +32,10 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     database: Annotated[
         str,
-        Meta(description="SQLAlchemy URL of the state, such as sqlite+aiosqlite:////var/lib/oca-control/state.db"),
+        Meta(
+            description="SQLAlchemy URL of the state, such as sqlite+aiosqlite:////var/lib/oca-control/state.db, or "
+            "postgresql+asyncpg://oca@db.example/oca for several controllers"
+        ),
     ]
     public_url: Annotated[Url, Meta(description="where viewers reach this controller, without a path")]
     listen: Annotated[Address, Meta(description="address and port to serve on")] = "127.0.0.1:8800"

@@ -12,6 +12,7 @@ import math
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from oca.breaker import Breaker
 from oca.bucket import Bucket
 from oca.clock import Clock
 from oca.errors import ConfigError, FormatError, OcaError
-from oca.health import Health, Limits, pause_s, quickest
+from oca.health import Health, Limits, pause_s, quickest, too_slow
 from oca.signed import Signed, unsigned
 from oca.store.landing import Landing
 from oca.title import model as title_format
@@ -46,6 +47,11 @@ Span = tuple[int, int, int]
 """Offset and length of a part, and the size of its file, in bytes."""
 HELD_ONLY = "OCA-Held-Only"
 """Header field of one box's request to another: answer 404 rather than redirect it or pull for it. Stops loops."""
+Absent = dict[str, str]
+"""By place what sources said that lack a file."""
+Leave = Callable[[float], bool]
+"""Whether to give up a source that takes too long and sends so many bytes per second."""
+Get = Callable[[Source, Leave], Awaitable[T]]
 Progress = Callable[[Source | None, int], None]
 """Called with each verified chunk's source (None: it was on disk already) and bytes."""
 
@@ -128,8 +134,8 @@ class Fetch:
         """The bytes of a version's title.json, proved to be that version, and what they say. Raises FetchError."""
         path = f"/t/{title}/{version}/{TITLE_JSON}"
 
-        async def get(source: Source) -> tuple[bytes, Title]:
-            data = bytes(await self._get(source, path, None, signed))
+        async def get(source: Source, leave: Leave) -> tuple[bytes, Title]:
+            data = bytes(await self._get(source, path, None, signed, leave))
             if version_of(data) != version:
                 raise SourceError("bad", f"its {TITLE_JSON} is not the one of version {version}")
             return data, self._decode(data, title, path)
@@ -169,7 +175,7 @@ class Fetch:
                 missing.discard(chunk)
                 progress(None, file.span(chunk)[1])
         pending = iter(sorted(missing))
-        absent: dict[str, str] = {}
+        absent: Absent = {}
 
         async def work() -> None:
             for chunk in pending:
@@ -186,30 +192,22 @@ class Fetch:
 
     async def chunk(self, sources: Sequence[Source], path: str, file: File, chunk: int) -> tuple[Source, bytearray]:
         """The verified bytes of one chunk of `file`, which sources have at `path`, and who gave them."""
-        return await self._chunk(sources, path, file, chunk, {})
+        return await self._chunk(sources, path, file, chunk, {}, None)
 
     async def _chunk(
-        self,
-        sources: Sequence[Source],
-        path: str,
-        file: File,
-        chunk: int,
-        absent: dict[str, str],
-        signed: Signed | None = None,
+        self, sources: Sequence[Source], path: str, file: File, chunk: int, absent: Absent, signed: Signed | None
     ) -> tuple[Source, bytearray]:
         offset, length = file.span(chunk)
 
-        async def get(source: Source) -> bytearray:
-            data = await self._get(source, path, (offset, length, file.bytes), signed)
+        async def get(source: Source, leave: Leave) -> bytearray:
+            data = await self._get(source, path, (offset, length, file.bytes), signed, leave)
             if await asyncio.to_thread(digest, memoryview(data)) != file.chunks[chunk]:
                 raise SourceError("bad", f"it sent wrong bytes for chunk {chunk} of {path}")
             return data
 
         return await self._first(sources, path, absent, get)
 
-    async def _first(
-        self, sources: Sequence[Source], path: str, absent: dict[str, str], get: Callable[[Source], Awaitable[T]]
-    ) -> tuple[Source, T]:
+    async def _first(self, sources: Sequence[Source], path: str, absent: Absent, get: Get[T]) -> tuple[Source, T]:
         """What `get` gives from the best source that works. `absent` collects the sources that lack this file."""
         while True:
             source = self._best(sources, absent)
@@ -228,7 +226,7 @@ class Fetch:
             health.breaker.allow(began)
             health.in_flight += 1
             try:
-                found = await get(source)
+                found = await get(source, partial(self._leave, sources, absent, source))
             except SourceError as fault:
                 if fault.verdict == "absent":
                     # Who says that it has not got something works.
@@ -248,7 +246,7 @@ class Fetch:
                 health.came(len(found), self._clock.now() - began)
             return source, found
 
-    def _best(self, sources: Sequence[Source], absent: dict[str, str]) -> Source | None:
+    def _best(self, sources: Sequence[Source], absent: Absent) -> Source | None:
         """The source to ask for the next chunk: of the best that work, who will have sent it first."""
         now = self._clock.now()
         pool: list[tuple[Source, Health]] = []
@@ -260,11 +258,19 @@ class Fetch:
                 pool.append((source, health))
         return quickest(pool, now)
 
+    def _leave(self, sources: Sequence[Source], absent: Absent, source: Source, rate: float) -> bool:
+        """Whether to give `source` up, which sends a chunk too slowly; if so, that is known of it."""
+        out = {source.place, *absent}
+        others = [self._health.get(other.place, Health()) for other in sources if other.place not in out]
+        if slow := too_slow(self._limits, rate, others, self._clock.now()):
+            self._health[source.place].came(round(rate), 1.0)
+        return slow
+
     def _given_up(self, health: Health, now: float) -> bool:
         """Whether it has failed too often in a row, and its rest is not over."""
         return health.bad or (health.failures >= self._limits.attempts and health.resume_at > now)
 
-    def _rest(self, sources: Sequence[Source], absent: dict[str, str]) -> float | None:
+    def _rest(self, sources: Sequence[Source], absent: Absent) -> float | None:
         """When nobody can be asked: in how many seconds one whose circuit is open may be; None if there is none."""
         now = self._clock.now()
         known = [self._health[source.place] for source in sources if source.place not in absent]
@@ -285,7 +291,7 @@ class Fetch:
         health.resume_at = health.failed_at + pause_s(self._limits, health.failures, self._chance())
         _log.warning("source failed", source=source.appliance, url=source.url, bad=health.bad, detail=str(fault))
 
-    def _explain(self, sources: Sequence[Source], path: str, absent: dict[str, str]) -> str:
+    def _explain(self, sources: Sequence[Source], path: str, absent: Absent) -> str:
         if not sources:
             return f"no source for {path}"
         said = [
@@ -294,13 +300,15 @@ class Fetch:
         ]
         return f"no source gives {path}: {'; '.join(said)}"
 
-    async def _get(self, source: Source, path: str, span: Span | None, signed: Signed | None) -> bytearray:
+    async def _get(
+        self, source: Source, path: str, span: Span | None, signed: Signed | None, leave: Leave
+    ) -> bytearray:
         """The body of one request, unverified but of the length it must have. Raises SourceError.
 
         Without `span` (offset, length and size of the file) it is of unknown length, at most MAX_TITLE_JSON.
         """
         if not source.objects:
-            return await self._request(source, source.url + path, span, shown)
+            return await self._request(source, source.url + path, span, shown, leave)
         name, asked = path.rpartition("/")[2], Signed([source], _nobody) if signed is None else signed
         if self._proof is not None and not self._object_stores:
             raise SourceError(
@@ -311,7 +319,7 @@ class Fetch:
             if url is None:
                 raise SourceError("absent", "the controller names no URL for it there")
             try:
-                return await self._request(source, url, span, _plainly)
+                return await self._request(source, url, span, _plainly, leave)
             except _EndedError:
                 if not await asked.refused(source, name, url):
                     break
@@ -321,7 +329,7 @@ class Fetch:
             "is missing, the controller's keys may not read it, or clocks differ",
         )
 
-    async def _request(self, source: Source, target: str, span: Span | None, show: Show) -> bytearray:
+    async def _request(self, source: Source, target: str, span: Span | None, show: Show, leave: Leave) -> bytearray:
         headers = {}
         if span is not None and span[1] != span[2]:
             headers["Range"] = f"bytes={span[0]}-{span[0] + span[1] - 1}"
@@ -333,13 +341,15 @@ class Fetch:
                 if source.objects and response.status in _ENDED:
                     raise _EndedError
                 check_head(response.status, response.headers, span)
-                return await self._body(response, span, source.rank != "peer")
+                return await self._body(response, span, source, leave)
         except ConfigError as error:
             raise SourceError("absent", str(error)) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise SourceError("retry", unsigned(f"{error or type(error).__name__}")) from None
 
-    async def _body(self, response: aiohttp.ClientResponse, span: Span | None, upstream: bool) -> bytearray:
+    async def _body(
+        self, response: aiohttp.ClientResponse, span: Span | None, source: Source, leave: Leave
+    ) -> bytearray:
         """Read the body at the pace of the rate cap, and not a byte more than it may have."""
         most = span[1] if span is not None else MAX_TITLE_JSON
         patience = self._limits.chunk_s * (max(1.0, most / CHUNK_BYTES) if span is not None else 1.0)
@@ -353,10 +363,10 @@ class Fetch:
             data += part
             if len(data) > most:
                 raise SourceError("bad", f"it sends more than the {most} bytes asked for")
-            if waited > patience:
+            if waited > patience and leave(len(data) / waited):
                 raise SourceError("retry", f"it sent {len(data)} bytes in {waited:.0f} s, which is too slow")
             await self._bucket.take(len(part))
-            if upstream:
+            if source.rank != "peer":
                 await self._uplink.take(len(part))
         if span is not None and len(data) < most:
             raise SourceError("retry", f"it sent {len(data)} bytes instead of {most}")

@@ -11,6 +11,8 @@ from oca.wire import Source
 
 # Of the newest chunk in what is known of a source's rate.
 _WEIGHT = 0.3
+# So many times the rate of one source another must have to be worth a chunk begun anew.
+_QUICKER = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class Limits:
     stall_s: float = 10.0
     """A source that sends nothing for so long has failed."""
     chunk_s: float = 120.0
-    """A source that needs longer for a chunk, our own rate cap not counted, has failed: it drips."""
+    """A source that needs longer for a chunk, our own rate cap not counted, has failed if another may be quicker."""
+    least_bytes_per_s: float = 2000.0
+    """One that needs longer than `chunk_s` and sends less than this has failed even if it is alone: it drips."""
     attempts: int = 3
     """Failures in a row after which a source is left alone."""
     backoff_s: float = 0.25
@@ -53,6 +57,16 @@ class Health:
         """A chunk of so many bytes has come, after so long."""
         now = amount / max(seconds, 1e-6)
         self.rate = now if self.rate == 0 else self.rate + _WEIGHT * (now - self.rate)
+
+
+def too_slow(limits: Limits, rate: float, others: Sequence[Health], now: float) -> bool:
+    """Whether to leave a source that sends a chunk at `rate` bytes/s, in more than its time, for `others`. Pure.
+
+    What it has sent of the chunk is lost with that, so one stays where nobody is likely to be much quicker: who has
+    just failed, or has been found about as slow.
+    """
+    working = (other.rate for other in others if not (other.failures or other.bad) and other.breaker.would_allow(now))
+    return rate < limits.least_bytes_per_s or any(other == 0 or other > _QUICKER * rate for other in working)
 
 
 def pause_s(limits: Limits, failures: int, chance: float) -> float:

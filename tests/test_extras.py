@@ -20,7 +20,7 @@ sys.meta_path.insert(0, Absent())
 """
 EVERYTHING = (
     *("aiosqlite", "alembic", "ffmpeg", "highspy", "imageio_ffmpeg", "mako", "numpy", "obstore", "pulp", "pytricia"),
-    *("sqlalchemy", "distributed"),
+    *("sqlalchemy", "distributed", "asyncpg"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import time
 from collections import Counter, deque
@@ -21,6 +22,8 @@ _LOOKS = 10
 # Tracks shown of one appliance; of the others their number.
 _TRACKS = 4
 _WIDE = 120
+# The least that a bar takes, and what there should be beside the figures for a few words.
+_BAR, _WORDS = 8, 22
 
 
 class Pace:
@@ -85,34 +88,42 @@ def following(of: Controller, boxes: frozenset[str], *, until_done: bool) -> Non
 def screen(
     plan: int, rows: list[dict[str, Any]], pace: Pace, now: float, width: int, problem: str = ""
 ) -> RenderableType:
-    """One picture of all fills, `width` characters wide. Wide ones say where the bytes come from, too."""
+    """One picture of all fills, `width` characters wide. Wide ones say of every appliance where its bytes come from,
+    narrow ones of those that are fetching.
+    """
     wide = width >= _WIDE
     names = [f"{box['appliance']} ({box['site']})" if wide else box["appliance"] for box in rows]
     tracks = [f"  {track['title']} {track['track']}" for box in rows for track in _coming(box)]
     first = max([len(name) for name in (*names, *tracks)], default=0)
-    first = min(first, width // (3 if wide else 4))
-    bar = max(8, min(40, width - first - (90 if wide else 58)))
+    held = {box["appliance"]: f"{box['held']}/{box['wanted']}" for box in rows}
+    tally = max([7, *map(len, held.values())])
+    kinds = {box["appliance"]: _kinds(box["classes"]) for box in rows}
+    whence = max(map(len, kinds.values()), default=0)
+    figures = tally + 9 + 11 + (2 + whence if wide else 0) + 2 * 4
+    first = min(first, width // 3, width - figures - _BAR) if wide else min(first, width // 4)
+    bar = max(_BAR, min(40, width - first - figures - _WORDS))
     complete = sum(box["held"] == box["wanted"] for box in rows)
-    whence: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     for box in rows:
-        whence.update(box["classes"])
-    told = "".join(f", {size(count)} {kind}" for kind, count in sorted(whence.items()))
-    lines = [Text(f"plan {plan}: {complete} of {len(rows)} appliances have everything{told}", style="bold")]
+        total.update(box["classes"])
+    told = ", ".join(filter(None, [f"{complete} of {len(rows)} appliances have everything", _kinds(total)]))
+    lines = [Text(part, style="bold") for part in _wrapped(f"plan {plan}: {told}", width)]
     for name, box in zip(names, rows, strict=True):
         rate = pace.look(box["appliance"], now, sum(box["fetched"].values()))
         state, style, notes = _state(box, rate, now)
-        cells = [f"{box['held']}/{box['wanted']}".rjust(7), size(sum(box["fetched"].values())).rjust(9)]
+        cells = [held[box["appliance"]].rjust(tally), size(sum(box["fetched"].values())).rjust(9)]
         cells.append((f"{size(rate)}/s" if rate else "").rjust(11))
         if wide:
-            kinds = ", ".join(f"{size(count)} {kind}" for kind, count in sorted(box["classes"].items()))
-            cells.append(kinds.ljust(31))
+            cells.append(kinds[box["appliance"]].ljust(whence))
+        elif rate and state != "complete":
+            state = f"{state}; {kinds[box['appliance']]}"
         if len(state) > width - first - bar - sum(2 + len(cell) for cell in cells) - 4:
             # What does not fit beside the figures has a line of its own.
             notes.insert(0, (state, style))
             state = ""
         lines.append(_line(name, first, _bar(box["held"], box["wanted"], bar), cells, (state, style)))
         for track in _coming(box):
-            cells = [" " * 7, size(track["bytes"]).rjust(9)]
+            cells = [" " * tally, size(track["bytes"]).rjust(9)]
             title = f"  {track['title']} {track['track']}"
             lines.append(_line(title, first, _bar(track["bytes"], track["total"], bar), cells, ("", ""), "dim"))
             if track.get("error"):
@@ -121,20 +132,31 @@ def screen(
         if rest:
             lines.append(Text(f"  {rest} more wait", style="dim"))
         for words, style in notes:
-            filled = textwrap.wrap(words, width - 4) or [""]
-            lines += [Text(f"    {part}", style=style) for part in filled]
+            lines += [Text(f"    {part}", style=style) for part in _wrapped(words, width - 4)]
     if problem:
-        lines.append(Text(problem, style="red"))
+        lines += [Text(part, style="red") for part in _wrapped(problem, width)]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Group(*lines)
+
+
+def _wrapped(words: str, width: int) -> list[str]:
+    """Lines of at most so many characters; figures stay with their units."""
+    kept = re.sub(r"(?<=\d) (?=[kMGT]?B\b)", "\N{NO-BREAK SPACE}", words)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(kept, width)] or [""]
+
+
+def _kinds(classes: Mapping[str, int]) -> str:
+    """How much came from each class of sources."""
+    return ", ".join(f"{size(count)} {kind}" for kind, count in sorted(classes.items()))
 
 
 def _line(name: str, first: int, bar: Text, cells: list[str], state: tuple[str, str], style: str = "") -> Text:
     """One line: a name, a bar, figures in columns, and what is to be said."""
     head = Text(name, style=style)
     head.truncate(first, overflow="ellipsis", pad=True)
-    return Text("  ").join([head, bar, *(Text(cell, style=style) for cell in cells), Text(state[0], style=state[1])])
+    words = [Text(state[0], style=state[1])] if state[0] else []
+    return Text("  ").join([head, bar, *(Text(cell, style=style) for cell in cells), *words])
 
 
 def _coming(box: Mapping[str, Any]) -> list[dict[str, Any]]:

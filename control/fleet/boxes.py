@@ -104,7 +104,7 @@ async def fill_manifest(request: web.Request) -> web.Response:
 
 async def fill_lease(request: web.Request) -> web.Response:
     """What of its site's line the appliance may use for the next seconds."""
-    return _answer(parts(request).fleet.lease(_box(request)))
+    return _answer(await parts(request).fleet.lease(_box(request)))
 
 
 async def sources(request: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,6 +19,8 @@ from control.fleet.registry import Registry
 _log = structlog.get_logger()
 WRITE_S = 10.0
 """How often it is written: at most so much of what was heard is lost by a crash, and of the time that we listened."""
+# Names this among PostgreSQL's advisory locks.
+_LOCK = 0x6F6362
 
 
 async def resume(engine: AsyncEngine, registry: Registry) -> None:
@@ -36,6 +38,9 @@ async def write(engine: AsyncEngine, registry: Registry, now: float) -> None:
     rows = [{"appliance": box, "at": now - silence} for box, silence in heard.items()]
     try:
         async with writing(engine).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # SQLite's writers wait for each other anyway: here two controllers could both put the same row.
+                await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
             await connection.execute(delete(schema.listening))
             await connection.execute(insert(schema.listening).values(id=1, until=now))
             if rows:

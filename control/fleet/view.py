@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 from blake3 import blake3
 
-from control.fills.leases import LEASE_S, Leases
+from control.fills.leases import LEASE_S, AwayError, Leases, OwnLeases
 from control.fleet.neighbourhood import Neighbourhood
 from control.fleet.registry import Registry
 from control.state import Appliance, State, Version
@@ -42,10 +42,11 @@ class Fleet:
         origins: Origins | None = None,
         *,
         escalation: Escalation | None = None,
+        leases: Leases | None = None,
     ) -> None:
         self.state = state
         self.registry = registry
-        self.leases = Leases()
+        self.leases = leases or OwnLeases()
         self.live = live or LiveSettings()
         self.origins = origins or Origins()
         self.escalation = escalation or Escalation()
@@ -154,8 +155,6 @@ class Fleet:
         unknown = self.state.held(box.id).unknown if box.role != "origin" else ()
         here = self._holder(box, box)
         others = [self._holder(other, box) for other in self.state.appliances.values()]
-        line = self.state.lines.get(box.site)
-        mates = sum(other.site == box.site and other.role != "origin" for other in others)
         return FillManifest(
             appliance=box.id,
             plan=self.state.plan,
@@ -164,16 +163,24 @@ class Fleet:
             paused=box.id in self.state.paused,
             doomed=[Doomed(r.title, r.version) for r in unknown if (r.title, r.version) in self.state.doomed],
             boxes=sources(here, others, [], ""),
-            # With nobody to share the line out, everybody keeps to what is safe whoever fills.
-            uplink_bps=line // max(1, mates) if line else None,
+            uplink_bps=self._safe_share(box.site),
         )
 
-    def lease(self, box: Appliance) -> FillLease:
+    async def lease(self, box: Appliance) -> FillLease:
         """What a box that is filling may take of its site's line now."""
         self.filling[box.id] = time.monotonic()
         line = self.state.lines.get(box.site)
-        rate = None if line is None else self.leases.ask(box.site, box.id, line)
+        try:
+            rate = None if line is None else await self.leases.ask(box.site, box.id, line)
+        except AwayError:
+            rate = self._safe_share(box.site)
         return FillLease(rate_bps=rate, seconds=LEASE_S)
+
+    def _safe_share(self, site: str) -> int | None:
+        """What each box keeps to where nobody shares the line out, whoever fills; None without a line, bit/s."""
+        line = self.state.lines.get(site)
+        boxes = sum(box.site == site and box.role != "origin" for box in self.state.appliances.values())
+        return line // max(1, boxes) if line else None
 
     def note_fill(self, report: FillReport) -> None:
         """Remember which tracks a box has tried in vain: for those it is not the one to wait for."""

@@ -93,6 +93,40 @@ def test_everything_is_said_and_no_line_is_too_long(width: int) -> None:
     assert "no source gives it" in text
 
 
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_much_from_many_classes_is_told_whole(width: int) -> None:
+    """Figures are cut at no width, and stay with their units; long names are, and say so."""
+    classes = {"origin": 4_567 * 10**9, "peer": 3_456 * 10**9, "tier": 123 * 10**9}
+    names = [f"hamburg-edge-{n}" for n in range(3)]
+    coming = track("v-1080-4500", "fetching") | {"title": "the-long-title-of-a-film-of-many-words"}
+    rows = [box(name, wanted=24_000, held=12_345, classes=classes, tracks=[coming]) for name in names]
+    rows.append(box("north-2", held=9))
+    pace = Pace()
+    for row in rows:
+        pace.look(row["appliance"], NOW - 2, 4 * 10**8)
+    lines = drawn(
+        width, rows, pace, "the controller is away for a reason that takes many words: " + "x " * 99
+    ).splitlines()
+    assert all(len(line) <= width for line in lines)
+    told = " ".join(" ".join(lines).split())
+    assert "have everything, 13.7 TB origin, 10.4 TB peer, 369.0 GB tier" in told
+    assert told.count("4.6 TB origin, 3.5 TB peer, 123.0 GB tier") == 3, "and of every appliance that fetches"
+    assert told.count("done in 10 s, 2026-") == 3
+    assert sum(line.rstrip().endswith("complete") for line in lines) == 1
+    assert told.count("x ") == 98
+    cut = [line for line in lines if "…" in line]
+    assert len(cut) == (0 if width == 200 else 3)
+    assert all(line.startswith("  the-long-title") for line in cut)
+    assert not [line for line in lines if line.split()[:1] in (["GB"], ["TB"])]
+    assert len({line.index("/24000") for line in lines if "/24000" in line} | {_end(lines, "9/9") - 6}) == 1
+
+
+def _end(lines: list[str], figures: str) -> int:
+    """Up to which column the only line with these figures has them."""
+    (at,) = (line.index(figures) + len(figures) for line in lines if figures in line)
+    return at
+
+
 def test_the_rate_is_that_of_the_last_looks_and_tells_when_it_is_done() -> None:
     pace = Pace()
     assert pace.look("north-1", NOW - 2, 4 * 10**8) == 0
@@ -101,7 +135,8 @@ def test_the_rate_is_that_of_the_last_looks_and_tells_when_it_is_done() -> None:
     assert "done in 10 s" in text
     pace.look("north-appliance-in-the-cellar", NOW - 2, 4 * 10**8)
     narrow = drawn(80, [box("north-appliance-in-the-cellar")], pace).splitlines()
-    assert any(line.strip().startswith("done in ") and line.endswith("Z") for line in narrow), "it is not cut off"
+    done = [line for line in narrow if line.strip().startswith("done in ")]
+    assert ["Z; 500.0 MB origin, 100.0 MB peer" in line for line in done] == [True], "it is not cut off"
     assert all(len(line) <= 80 for line in narrow)
     assert pace.look("north-1", NOW + 1, 0) == 0, "another run began"
     assert pace.look("north-1", NOW + 2, 7) == 7

@@ -22,7 +22,7 @@ from oca.bucket import BURST_S, Bucket
 from oca.clock import Clock
 from oca.errors import StoreError
 from oca.fetch import Fetch, FetchError, SourceError, check_head
-from oca.health import Health, Limits, pause_s, quickest
+from oca.health import Health, Limits, pause_s, quickest, too_slow
 from oca.store.landing import Landing, claimed_chunks, record_of
 from oca.title import model as title_format
 from oca.title.digest import CHUNK_BYTES, digest, version_of
@@ -391,6 +391,48 @@ async def test_a_source_that_fails_every_other_time(made: MadeTitle, box: StartB
             assert data == made.bytes_of("a1.mp4")
     assert (len(peer.log), len(origin.log)) == ((24, 0) if alone else (5, 10))
     assert (time.at - 1000 > 60) is alone
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_slow_source_is_left_only_for_another(
+    made: MadeTitle, landing: Landing, box: StartBox, alone: bool
+) -> None:
+    """Who is alone is stayed with, each chunk asked for once, far beyond the time that a chunk may take."""
+    time = Jumping()
+
+    async def slowly(asked: Asked) -> None:
+        head, body = asked.honest
+        await asked.send(head, b"")
+        # So often that it is slow even if the one who waits misses some of it.
+        for part in range(0, len(body), CHUNK_BYTES // 64):
+            time.at += 30
+            await asked.send("", body[part : part + CHUNK_BYTES // 64])
+            await asyncio.sleep(0)
+
+    peer, origin = await box("peer", slowly), await box("origin")
+    limits = replace(SOON, parallel=1, attempts=1, rest_s=1e6, least_bytes_per_s=1.0)
+    async with Fetch(limits=limits, clock=time.clock) as fetch:
+        given_by = await bring(fetch, made, landing, peer, *([] if alone else [origin]))
+    assert given_by == {"peer" if alone else "origin": made.title.files["v1.mp4"].bytes}
+    assert peer.chunks("v1.mp4") == ([0, 1, 2] if alone else [0])
+    assert landing.path.read_bytes() == made.bytes_of("v1.mp4")
+
+
+@pytest.mark.parametrize(
+    ("rate", "others", "left"),
+    [
+        (50e3, [], False),
+        (1e3, [], True),
+        (50e3, [Health()], True),
+        (50e3, [Health(rate=90e3)], False),
+        (50e3, [Health(rate=90e3), Health(rate=110e3)], True),
+        (50e3, [Health(failures=1), Health(rate=1e9, failures=1)], False),
+        (50e3, [Health(bad=True)], False),
+    ],
+)
+def test_when_a_slow_source_is_left(rate: float, others: list[Health], left: bool) -> None:
+    """For one that may be much quicker; at a drip for nobody."""
+    assert too_slow(Limits(), rate, others, 0.0) is left
 
 
 def test_the_numbers_of_a_circuit_are_those_of_all_circuits() -> None:

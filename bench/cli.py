@@ -302,7 +302,8 @@ def _pairs(found: dict[str, Any]) -> Table:
 
 def _serve_rows(found: dict[str, Any]) -> Table:
     columns = ("GB/s", "machine CPU-s/GB", "server CPU-s/GB", "p99 ms")
-    table = Table("case", "server", *columns, "CPU : nginx", "GB/s : nginx", "CPU : floor")
+    caption = f"client {found['client']}, congestion control {found['congestion_control']}"
+    table = Table("case", "server", *columns, "CPU : nginx", "GB/s : nginx", "CPU : floor", caption=caption)
     for case in found["cases"]:
         name = comparison.Case(case["bytes"], case["browser"]).name
         for server in [name for name in ("oca", "nginx", "floor") if name in case]:

@@ -19,6 +19,8 @@ from bench.rivals import Served
 
 # Enough segments that no single one stays in a processor's cache, few enough that all stay in memory.
 _COUNTS = {64 << 10: 512, 2 << 20: 48}
+# Which one is the machine's matters: BBR paces loopback, too, and what that costs comes before all else.
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 # What a player sends with every segment (CTA-5004, query mode), different each time.
 _CMCD = "?CMCD=bl%3D21300%2Cbr%3D3200%2Ccid%3D%22bench%22%2Cd%3D4004%2Cmtp%3D25400%2Cot%3Dv%2Csf%3Dd%2Csid%3D%22{}%22"
 
@@ -119,6 +121,7 @@ def run(
     found = {
         "runs": rounds,
         "client": "wrk" if secure else client,
+        "congestion_control": _CONGESTION.read_text().strip(),
         "seconds": round(time.time() - started, 1),
         "cases": cases,
     }

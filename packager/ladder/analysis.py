@@ -23,15 +23,14 @@ from packager.encode.encoders import TUNINGS
 from packager.encode.job import Job, encode, keep
 from packager.ffmpeg import Ffmpeg, side_by_side
 from packager.ladder import quality, search
-from packager.ladder.bjontegaard import Pair, bd_rate
 from packager.ladder.hull import Aim, Choice, Point, cheapest, curves, pick
 from packager.ladder.quality import MOST_LINES, Scale
 from packager.ladder.rungs import RATES, SHARES, Rung, width_at
 from packager.source.probe import Source
 
-# An encoder's tunings are compared at the most lines up to so many, on every other stretch: what is cheapest there is
-# so elsewhere, or nearly. Each is tried at the middle quantizer, and none so far to both sides of it.
-_TUNED_LINES, _TUNED_BESIDE = 384, 4.0
+# An encoder's tunings are compared at the most lines up to so many, at the middle quantizer, on every other stretch:
+# what is cheapest there is so elsewhere, or nearly.
+_TUNED_LINES = 384
 # Less than this is chance.
 _TUNING_GAIN = 0.02
 _STRETCHES, _STRETCH_S = 4, 4
@@ -53,13 +52,14 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def stretches(job: Job) -> list[Chunk]:
-    """What stands for the whole: some stretches of whole segments, evenly spread; of what is not twice as long as
-    these, the first half of every segment.
+    """What stands for the whole: some stretches of whole segments, evenly spread; of what is not three times as long
+    as these, the first third of every segment.
     """
     length = max(1, round(_STRETCH_S / (job.gop / job.source.rate))) * job.gop
-    if job.frames <= 2 * _STRETCHES * length:
-        firsts = range(0, job.frames, job.gop)
-        return [Chunk(n, first, first + -(-min(job.gop, job.frames - first) // 2)) for n, first in enumerate(firsts)]
+    if job.frames <= 3 * _STRETCHES * length:
+        # A last segment that is shorter than half of one says little.
+        firsts = range(0, max(1, job.frames - job.gop // 2), job.gop)
+        return [Chunk(n, first, first + -(-min(job.gop, job.frames - first) // 3)) for n, first in enumerate(firsts)]
     places = [(2 * n + 1) * (job.frames - length) // (2 * _STRETCHES) // job.gop * job.gop for n in range(_STRETCHES)]
     return [Chunk(n, first, first + length) for n, first in enumerate(sorted(set(places)))]
 
@@ -208,10 +208,8 @@ def _searched(source: Source, codec: str, scale: Scale, make: Callable[..., list
     middle = search.QUANTIZERS[codec][search.MIDDLE]
     if TUNINGS[codec]:
         lines = max([each for each in every if each <= _TUNED_LINES], default=every[0])
-        beside = (middle - _TUNED_BESIDE, middle + _TUNED_BESIDE)
-        groups = [_tried(source, codec, lines, beside, "")]
-        groups += [_tried(source, codec, lines, (middle,), name) for name in TUNINGS[codec]]
-        tuning = tuning_of(make(groups, 2))
+        groups = [_tried(source, codec, lines, (middle,), name) for name in ("", *TUNINGS[codec])]
+        tuning = tuning_of([trial for (trial,) in make(groups, 2)], scale)
     found = [trial for (trial,) in make([_tried(source, codec, lines, (middle,), tuning) for lines in every])]
     aim = _aim(source, codec, scale)
     while wanted := search.more(_points(found, codec), codec, scale.metric, aim):
@@ -235,12 +233,11 @@ def _aim(source: Source, codec: str, scale: Scale) -> Aim:
     return Aim(scale.top, scale.step, allowed[0] * share, allowed[-1] * share, _MOST_RUNGS)
 
 
-def tuning_of(groups: Sequence[Sequence[Trial]]) -> str:
-    """The tuning that takes least at equal quality, of trials of each, the first of '' (none), which it may be."""
-    pairs: list[list[Pair]] = [[(trial.kbps, trial.quality) for trial in group] for group in groups]
-    gains = [(bd_rate(pairs[0], each) or 0.0, group[0].tuning) for each, group in zip(pairs, groups, strict=True)]
-    gain, name = min(gains)
-    return name if gain <= -_TUNING_GAIN else ""
+def tuning_of(found: Sequence[Trial], scale: Scale) -> str:
+    """The tuning that takes least at equal quality, of a trial of each, the first of '' (none), which it may be."""
+    costs = [search.cost(point, scale.metric) for point in _points(found, found[0].codec)]
+    best = min(range(len(costs)), key=lambda number: costs[number])
+    return found[best].tuning if costs[best] <= costs[0] * (1 - _TUNING_GAIN) else ""
 
 
 def per_title(source: Source, found: Sequence[Trial], codecs: Sequence[str], scale: Scale) -> list[Rung]:

@@ -23,7 +23,7 @@ QUANTIZERS: Mapping[str, tuple[float, ...]] = {
 every size, the others where it is worth it."""
 MIDDLE = 2
 _STEP = 0.5
-# What a step of the quantizer is worth where one trial alone is known: in the logarithm of the rate.
+# What a step of the quantizer is worth where that is not known: in the logarithm of the rate.
 _RATE = 0.117
 # Quality rises the less the finer the quantizer becomes: this much of what it would along a straight line.
 _FLATTER = 0.75
@@ -80,6 +80,15 @@ def more(points: Iterable[Point], codec: str, metric: Metric, aim: Aim) -> list[
         if worth(tried[-1], each)
     ]
     return [(each.lines, each.crf) for each in (*finer[:1], *coarser[:1])]
+
+
+def cost(point: Point, metric: Metric) -> float:
+    """The rate that a trial would take at a middling quality, by what a step of the quantizer is usually worth.
+
+    Good for a comparison of trials at one quantizer, which hardly differ.
+    """
+    axis = _AXES[metric]
+    return point.kbps * exp(-axis.there(point.quality) * _RATE / axis.step)
 
 
 def between(points: Iterable[Point], metric: Metric) -> list[Point]:

@@ -148,9 +148,9 @@ def test_without_vmaf(binary: Ffmpeg, make: Make, tmp_path: Path, monkeypatch: p
 
 
 def test_what_stands_for_a_film(binary: Ffmpeg, clip: Path) -> None:
-    """A third of every segment of what is short; of a film some stretches of whole segments, spread over it."""
+    """Half of every segment of what is short; of a film some stretches of whole segments, spread over it."""
     source = probe(binary, clip)
-    for seconds, expected in ((5.28, [(0, 34)]), (7, [(0, 34), (100, 125)]), (0.2, [(0, 2)])):
+    for seconds, expected in ((5.28, [(0, 50)]), (7, [(0, 50), (100, 138)]), (0.2, [(0, 3)])):
         job = plan(replace(source, end=seconds, audio=()), (), "medium")
         assert [(part.first, part.end) for part in analysis.stretches(job)] == expected
     film = plan(replace(source, end=7200.0, audio=()), (), "medium")

@@ -52,14 +52,14 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def stretches(job: Job) -> list[Chunk]:
-    """What stands for the whole: some stretches of whole segments, evenly spread; of what is not twice as long
-    as these, the first half of every segment.
+    """What stands for the whole: some stretches of whole segments, evenly spread; of what is not three times as long
+    as these, the first third of every segment.
     """
     length = max(1, round(_STRETCH_S / (job.gop / job.source.rate))) * job.gop
-    if job.frames <= 2 * _STRETCHES * length:
+    if job.frames <= 3 * _STRETCHES * length:
         # A last segment that is shorter than half of one says little.
         firsts = range(0, max(1, job.frames - job.gop // 2), job.gop)
-        return [Chunk(n, first, first + -(-min(job.gop, job.frames - first) // 2)) for n, first in enumerate(firsts)]
+        return [Chunk(n, first, first + -(-min(job.gop, job.frames - first) // 3)) for n, first in enumerate(firsts)]
     places = [(2 * n + 1) * (job.frames - length) // (2 * _STRETCHES) // job.gop * job.gop for n in range(_STRETCHES)]
     return [Chunk(n, first, first + length) for n, first in enumerate(sorted(set(places)))]
 

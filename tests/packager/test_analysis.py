@@ -51,7 +51,9 @@ def watched(binary: Ffmpeg) -> tuple[Ffmpeg, Told]:
 
 @pytest.mark.long
 def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
-    """What was expected is what comes out, within a step; killed after the analysis, it is not made again."""
+    """What was expected is what comes out, as far as a third of two seconds tells; killed after the analysis, it is not
+    made again.
+    """
     order = Order(small, tmp_path, "t", "T", preset="ultrafast", ladder="per-title")
     seeing, told = watched(binary)
 
@@ -77,7 +79,7 @@ def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
     for track in tracks:
         expected = float(track.reason.split()[2])
         assert track.quality["vmaf"] == pytest.approx(expected, abs=quality.VMAF.step)
-        assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[2]), rel=0.25)
+        assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[2]), rel=0.4)
     assert tracks[-1].quality["vmaf"] <= 96
 
 

@@ -51,9 +51,7 @@ def watched(binary: Ffmpeg) -> tuple[Ffmpeg, Told]:
 
 @pytest.mark.long
 def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
-    """What was expected is what comes out, as far as a third of two seconds tells; killed after the analysis, it is not
-    made again.
-    """
+    """What comes out is what a third of two seconds leads to expect; killed after the analysis, it is not made again."""
     order = Order(small, tmp_path, "t", "T", preset="ultrafast", ladder="per-title")
     seeing, told = watched(binary)
 

@@ -51,7 +51,7 @@ def watched(binary: Ffmpeg) -> tuple[Ffmpeg, Told]:
 
 @pytest.mark.long
 def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
-    """What comes out is what a third of two seconds leads to expect; killed after the analysis, it is not made again."""
+    """What comes out is what the analysis led to expect; killed after that, it is not made again."""
     order = Order(small, tmp_path, "t", "T", preset="ultrafast", ladder="per-title")
     seeing, told = watched(binary)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import secant
+from bench.bjontegaard import bd_rate
 from oca.errors import OcaError
 from packager import ffmpeg
 from packager.boxes import cmaf
@@ -23,7 +24,6 @@ from packager.encode import job as encode
 from packager.encode.chunks import Chunk
 from packager.encode.work import Work
 from packager.ladder import analysis
-from packager.ladder.bjontegaard import bd_rate
 from packager.ladder.quality import Scale, measure, scale_of
 from packager.ladder.rungs import Rung, ladder
 from packager.package import chunks_of, jobs_of

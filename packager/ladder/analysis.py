@@ -159,68 +159,64 @@ def _trials(
         path = _kept(folder, job, part)
         keep(runner, job, part, path)
         tell()
-        whole = replace(job.source, path=path, audio=(), keys=(), interlaced=False, matrix="auto")
+        # All that is kept has these colours, and raw files do not say so.
+        whole = replace(job.source, path=path, audio=(), keys=(), interlaced=False, matrix="bt709")
         return part, Job(whole, (), job.preset, part.frames, 0, 0, segment=job.segment)
 
-    def one(runner: Ffmpeg, part: Chunk, sample: Job, rungs: Sequence[Rung]) -> list[tuple[float, float]]:
-        source, first = sample.source, rungs[0]
-        room = folder / f"{part.number}-{first.track}-{first.tuning}"
+    def one(runner: Ffmpeg, part: Chunk, sample: Job, rung: Rung) -> tuple[float, float]:
+        source = sample.source
+        room = folder / f"{part.number}-{rung.track}-{rung.tuning}"
         room.mkdir(exist_ok=True)
-        encode(runner, sample, rungs, Chunk(0, 0, part.frames), room)
-        found = []
-        for rung in rungs:
-            file = room / f"{rung.track}.mp4"
-            value = quality.measure(runner, scale.metric, file, source.path, compared(source), room)
-            found.append((_bits(read_track(file).samples.sizes, stood_for(job, part)), value))
+        encode(runner, sample, [rung], Chunk(0, 0, part.frames), room)
+        file = room / f"{rung.track}.mp4"
+        value = quality.measure(runner, scale.metric, file, source.path, compared(source), room)
+        bits = _bits(read_track(file).samples.sizes, stood_for(job, part))
         shutil.rmtree(room)
         tell()
-        return found
+        return bits, value
 
     with side_by_side(binary, jobs) as (runner, pool):
         samples = list(pool.map(partial(kept, runner), parts))
 
-        def all_of(groups: Sequence[Sequence[Rung]], every: int = 1) -> list[list[Trial]]:
-            """The trials of these rungs, those of one size and tuning together; of stretches `every` so many."""
+        def make(rungs: Sequence[Rung], every: int) -> list[Trial]:
+            """The trials of these rungs, of the stretches each `every`th."""
             some = samples[::every]
-            running = [[pool.submit(one, runner, part, sample, rungs) for part, sample in some] for rungs in groups]
+            running = [[pool.submit(one, runner, part, sample, rung) for part, sample in some] for rung in rungs]
             weights = [stood_for(job, part) for part, _ in some]
             frames = sum(weights)
-            made: list[list[Trial]] = []
-            for rungs, futures in zip(groups, running, strict=True):
-                made.append([])
-                for number, rung in enumerate(rungs):
-                    found = [future.result()[number] for future in futures]
-                    kbps = sum(bits for bits, _ in found) / float(frames / job.source.rate) / 1000
-                    mean = sum(value * weight for (_, value), weight in zip(found, weights, strict=True)) / frames
-                    made[-1].append(Trial(rung.codec, rung.height, rung.crf, kbps, mean, rung.tuning))
+            made = []
+            for rung, futures in zip(rungs, running, strict=True):
+                found = [future.result() for future in futures]
+                kbps = sum(bits for bits, _ in found) / float(frames / job.source.rate) / 1000
+                mean = sum(value * weight for (_, value), weight in zip(found, weights, strict=True)) / frames
+                made.append(Trial(rung.codec, rung.height, rung.crf, kbps, mean, rung.tuning))
             return made
 
-        made: list[Trial] = []
-        for codec in codecs:
-            made += _searched(job.source, codec, scale, all_of)
-        progress(all_in_all, all_in_all)
-        return made
+        found = [trial for codec in codecs for trial in _searched(job.source, codec, scale, make)]
+    progress(all_in_all, all_in_all)
+    return found
 
 
-def _searched(source: Source, codec: str, scale: Scale, make: Callable[..., list[list[Trial]]]) -> list[Trial]:
-    """The trials of a codec that `make` makes, group by group, until `search` asks for no more."""
+def _searched(
+    source: Source, codec: str, scale: Scale, make: Callable[[Sequence[Rung], int], list[Trial]]
+) -> list[Trial]:
+    """The trials of a codec that `make` makes, until `search` asks for no more."""
     every, tuning = sizes(source), ""
     middle = search.QUANTIZERS[codec][search.MIDDLE]
     if TUNINGS[codec]:
         lines = max([each for each in every if each <= _TUNED_LINES], default=every[0])
-        groups = [_tried(source, codec, lines, (middle,), name) for name in ("", *TUNINGS[codec])]
-        tuning = tuning_of([trial for (trial,) in make(groups, 2)], scale)
-    found = [trial for (trial,) in make([_tried(source, codec, lines, (middle,), tuning) for lines in every])]
+        tuning = tuning_of(
+            make([_tried(source, codec, lines, middle, name) for name in ("", *TUNINGS[codec])], 2), scale
+        )
+    found = make([_tried(source, codec, lines, middle, tuning) for lines in every], 1)
     aim = _aim(source, codec, scale)
     while wanted := search.more(_points(found, codec), codec, scale.metric, aim):
-        found += [trial for (trial,) in make([_tried(source, codec, lines, (crf,), tuning) for lines, crf in wanted])]
+        found += make([_tried(source, codec, lines, crf, tuning) for lines, crf in wanted], 1)
     return found
 
 
-def _tried(source: Source, codec: str, lines: int, quantizers: Sequence[float], tuning: str) -> list[Rung]:
-    """The rungs to try of a size."""
-    width = width_at(lines, source.width, source.height)
-    return [Rung(width, lines, 0, "", codec, crf, tuning=tuning) for crf in quantizers]
+def _tried(source: Source, codec: str, lines: int, crf: float, tuning: str) -> Rung:
+    return Rung(width_at(lines, source.width, source.height), lines, 0, "", codec, crf, tuning=tuning)
 
 
 def _points(found: Iterable[Trial], codec: str) -> list[Point]:

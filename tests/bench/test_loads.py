@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bench import ladders, pack
+from bench.bjontegaard import bd_rate
 from bench.ladders import CLIP
 from packager import ffmpeg
-from packager.ladder.bjontegaard import bd_rate
 
 pytestmark = pytest.mark.long
 

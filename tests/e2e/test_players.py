@@ -218,7 +218,7 @@ async def begin(fleet: Fleet, front: str, page: Page, player: str) -> Viewer:
 
 
 async def half_way(fleet: Fleet, front: str, page: Page, player: str) -> Viewer:
-    """A viewer whom the near appliance has served for half of the title, and nobody else."""
+    """A viewer whom the near appliance, and nobody else, has served for half of the title."""
     while True:
         viewer = await begin(fleet, front, page, player)
         await viewer.until(KILL_AT)
@@ -247,10 +247,8 @@ def held(url: str) -> socket.socket:
 @pytest.mark.parametrize("player", MANIFESTS)
 async def test_a_player_plays_the_steered_title_to_its_end(fleet: Fleet, front: str, page: Page, player: str) -> None:
     async with asyncio.timeout(TEST_S):
-        viewer = await begin(fleet, front, page, player)
+        viewer = await half_way(fleet, front, page, player)
         await viewer.until(float("inf"))
-    # Players leave a server for good after one request that failed, and be it for a reason of the browser's own.
-    assert viewer.segments["near-1"] > 0 or viewer.trouble, viewer
 
 
 @pytest.mark.parametrize("player", MANIFESTS)

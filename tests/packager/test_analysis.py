@@ -50,9 +50,12 @@ def watched(binary: Ffmpeg) -> tuple[Ffmpeg, Told]:
 
 
 @pytest.mark.long
-def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
-    """What comes out is what the analysis led to expect; killed after that, it is not made again."""
-    order = Order(small, tmp_path, "t", "T", preset="ultrafast", ladder="per-title")
+def test_a_per_title_build(binary: Ffmpeg, make: Make, clip: Path, tmp_path: Path) -> None:
+    """What was expected is what comes out; killed after the analysis, it is not made again."""
+    # Forth, back and forth again, so that a third of it stands for all.
+    there = "scale=-2:384,trim=end_frame=17,split=3[a][b][c];[b]reverse[d];[a][d][c]concat=3,setpts=N/25/TB"
+    even = make("even.mp4", "-i", str(clip), "-an", "-vf", there, "-c:v", "libx264", "-crf", "12")
+    order = Order(even, tmp_path, "t", "T", preset="ultrafast", ladder="per-title")
     seeing, told = watched(binary)
 
     def stop(step: str, done: int, total: int) -> None:
@@ -76,8 +79,8 @@ def test_a_per_title_build(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
         assert other.quality["vmaf"] - one.quality["vmaf"] == pytest.approx(6, abs=3)
     for track in tracks:
         expected = float(track.reason.split()[2])
-        assert track.quality["vmaf"] == pytest.approx(expected, abs=quality.VMAF.step)
-        assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[2]), rel=0.4)
+        assert track.quality["vmaf"] == pytest.approx(expected, abs=2)
+        assert track.average_bandwidth == pytest.approx(1000 * int(track.name.split("-")[2]), rel=0.15)
     assert tracks[-1].quality["vmaf"] <= 96
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
-from packager.ladder.bjontegaard import Curve, Pair, bd_rate
+from bench.bjontegaard import Curve, Pair, bd_rate
 
 FIXED = [(213.0, 53.23), (345.0, 66.99), (512.0, 78.35), (680.0, 82.14), (958.0, 87.62), (1591.0, 91.27)]
 OTHER = [(242.0, 63.95), (300.0, 69.9), (399.0, 76.07), (582.0, 82.59), (963.0, 88.97), (1912.0, 95.06)]

@@ -149,12 +149,17 @@ def handshake(
 
 @app.command()
 def cold(
-    rival: Rival = "nginx", rounds: Rounds = 5, seconds: Seconds = 3.0, json: Json = False, plot: Plot = None
+    rival: Rival = "nginx",
+    rounds: Rounds = 5,
+    seconds: Seconds = 3.0,
+    pause: Annotated[float, typer.Option(min=0, help="Milliseconds that hot clients rest after an answer.")] = 0.0,
+    json: Json = False,
+    plot: Plot = None,
 ) -> None:
     """Serve hot segments while 64 clients read others from a slow disk, beside nginx with and without threads."""
     _only_nginx(rival)
     _plottable(plot)
-    found = _run(lambda step: coldness.run(rounds, seconds, step))
+    found = _run(lambda step: coldness.run(rounds, seconds, step, pause / 1000))
     if plot is not None:
         pictures.draw(coldness.panels(found), "Hot requests beside readers of cold content", plot)
     _print(found, json, _cold_rows)

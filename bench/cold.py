@@ -82,8 +82,11 @@ async def read_cold(port: int, paths: Sequence[str]) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def run(rounds: int, seconds: float, step: Callable[[str], None]) -> dict[str, Any]:
-    """All servers in turn, `rounds` times: hot alone, then hot while 64 clients read cold content."""
+def run(rounds: int, seconds: float, step: Callable[[str], None], pause_s: float = 0.0) -> dict[str, Any]:
+    """All servers in turn, `rounds` times: hot alone, then hot while 64 clients read cold content.
+
+    Hot clients rest for `pause_s` after each answer; those who never do keep their processor full.
+    """
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="oca-bench-")))
         step("writing content")
@@ -98,7 +101,7 @@ def run(rounds: int, seconds: float, step: Callable[[str], None]) -> dict[str, A
         for number in range(rounds):
             for name, rival in servers.items():
                 step(f"{name} {number + 1}/{rounds}")
-                found.setdefault(name, []).append(_round(rival, disk, seconds, home, number))
+                found.setdefault(name, []).append(_round(rival, disk, seconds, home, number, pause_s))
     return _summary(found)
 
 
@@ -131,9 +134,14 @@ def _start(hot: Content, cold: Content, home: Path, stack: contextlib.ExitStack)
     return servers
 
 
-def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int) -> dict[str, float]:
+def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int, pause_s: float) -> dict[str, float]:
     """One run against one server: milliseconds, and what the disk saw."""
-    alone = load.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
+
+    def hot() -> load.Run:
+        server, paths = rival.server, rival.hot
+        return load.measure(server, paths, seconds, 1, home, connections=_HOT_CONNECTIONS, pause_s=pause_s)
+
+    alone = hot()
     disk.drop()
     order = list(rival.cold)
     random.Random(seed).shuffle(order)
@@ -147,7 +155,7 @@ def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int) 
         # A busy machine takes its time to start them, and what is measured before says nothing.
         readers.stdout.readline()
         # Who keeps requests waiting for seconds gets time to answer some.
-        under = load.measure(rival.server, rival.hot, seconds, 1, home, connections=_HOT_CONNECTIONS)
+        under = hot()
     finally:
         said, _ = readers.communicate("")
     came = json.loads(said)

@@ -81,15 +81,17 @@ def measure(
     threads: int = 1,
     browser: bool = False,
     client: Client = "reader",
+    pause_s: float = 0.0,
 ) -> Run:
     """Ask for `paths` in turn for `seconds`, maybe with a browser's fields; FleetError if one request failed.
 
-    `cpu` is where the client runs; over TLS it is wrk in any case. If nothing came it is done again for twice as
-    long: thirty handshakes may take more than a second on a busy machine, and what waits for a disk more than that.
+    Every connection of the reader rests for `pause_s` or a little longer after each answer. `cpu` is where the
+    client runs; over TLS it is wrk in any case. If nothing came it is done again for twice as long: thirty handshakes
+    may take more than a second on a busy machine, and what waits for a disk more than that.
     """
     while True:
         try:
-            return _measure(server, paths, seconds, cpu, home, connections, threads, browser, client)
+            return _measure(server, paths, seconds, cpu, home, connections, threads, browser, client, pause_s)
         except NothingCameError:
             if seconds > _LONGEST_S:
                 raise
@@ -106,6 +108,7 @@ def _measure(
     threads: int,
     browser: bool,
     client: Client,
+    pause_s: float,
 ) -> Run:
     fields = _BROWSER if browser else {}
     if server.base.startswith("https:"):
@@ -121,6 +124,7 @@ def _measure(
             str(threads),
             f"{seconds:g}",
             str(heads),
+            str(round(pause_s * 1e6)),
         ]
     machine, own = machine_busy_s(), server.busy_s()
     done = subprocess.run(["taskset", "-c", str(cpu), *command], capture_output=True, text=True, check=False)

@@ -1,9 +1,9 @@
 /* A client that costs little beside what it measures, and yet copies all that it receives, as a player does.
  *
- * usage: reader PORT CONNECTIONS THREADS SECONDS HEADS
+ * usage: reader PORT CONNECTIONS THREADS SECONDS HEADS PAUSE
  *
  * HEADS is a file of whole request heads, each ended by an empty line; every connection (to 127.0.0.1, kept alive) asks
- * for the next of them when its answer is whole. It reads up to 1 MiB at a time; wrk reads 8 KiB, which keeps its
+ * for the next of them PAUSE microseconds after its answer is whole. It reads up to 1 MiB at a time; wrk reads 8 KiB, which keeps its
  * processor busier than the server's. Latency: from the request to the last byte of its answer.
  * Says one line of JSON; an answer is an error if it is no 200 with a Content-Length, and the first such is shown. */
 #define _GNU_SOURCE
@@ -25,11 +25,12 @@
 enum { PIECE = 1 << 20, HEAD = 16 << 10, STEP = 10, STEPS = 30 * 1000 * 1000 / STEP };
 
 struct request { const char *at; size_t bytes; };
-struct connection { int fd, length; long long left, asked; char head[HEAD]; };
+struct connection { int fd, length; long long left, asked, due; struct connection *next; char head[HEAD]; };
 struct thread {
     pthread_t id;
     int connections, next;
     long long bytes, requests, errors, ended;
+    struct connection *first, *last; /* those that pause, in the order in which they go on */
     unsigned *took; /* requests by their time, in steps of 10 microseconds */
     char wrong[512];
 };
@@ -37,7 +38,7 @@ struct thread {
 static struct request *requests;
 static int count;
 static unsigned short port;
-static long long begin, end;
+static long long begin, end, pause_us;
 
 static long long now(void) /* microseconds */
 {
@@ -58,6 +59,16 @@ static int ask(struct thread *t, struct connection *c)
     c->left = -1;
     c->asked = now();
     return send(c->fd, r->at, r->bytes, MSG_NOSIGNAL) == (ssize_t)r->bytes;
+}
+
+/* The answer is whole: go on at once, or after the pause. */
+static int rest(struct thread *t, struct connection *c)
+{
+    if (!pause_us) return ask(t, c);
+    c->due = t->ended + pause_us;
+    c->next = NULL;
+    t->last = *(t->first ? &t->last->next : &t->first) = c;
+    return 1;
 }
 
 static int dial(struct thread *t, struct connection *c, int ep)
@@ -104,7 +115,7 @@ static int take(struct thread *t, struct connection *c, char *piece)
     long long step = (t->ended - c->asked) / STEP;
     t->took[step < STEPS ? step : STEPS - 1]++;
     t->requests++;
-    return ask(t, c);
+    return rest(t, c);
 }
 
 static void *drive(void *of)
@@ -119,7 +130,13 @@ static void *drive(void *of)
         else complain(t, strerror(errno));
     }
     while (open && now() < end) {
-        int n = epoll_wait(ep, events, 256, 100);
+        int idle = 100;
+        for (struct connection *c; (c = t->first) && c->due <= now();) {
+            t->first = c->next;
+            if (!ask(t, c)) complain(t, "the connection was closed while it was idle");
+        }
+        if (t->first) idle = (t->first->due - now() + 999) / 1000;
+        int n = epoll_wait(ep, events, 256, idle < 0 ? 0 : idle > 100 ? 100 : idle);
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
             if (take(t, c, piece)) continue;
@@ -160,12 +177,13 @@ static double within(unsigned *took, long long all, double share) /* microsecond
 
 int main(int argc, char **argv)
 {
-    if (argc != 6) {
-        fprintf(stderr, "usage: reader PORT CONNECTIONS THREADS SECONDS HEADS\n");
+    if (argc != 7) {
+        fprintf(stderr, "usage: reader PORT CONNECTIONS THREADS SECONDS HEADS PAUSE\n");
         return 2;
     }
     int connections = atoi(argv[2]), threads = atoi(argv[3]);
     port = atoi(argv[1]);
+    pause_us = atoll(argv[6]);
     load(argv[5]);
     struct thread *all = calloc(threads, sizeof *all), sum = { 0 };
     begin = now();

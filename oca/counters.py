@@ -87,6 +87,16 @@ class Counters(msgspec.Struct):
         else:
             self.encrypted_bytes += count
 
+    def hit(self, head: int, body: int, direct: bool) -> None:
+        """Count a whole 200 with content: bytes of its head, and of a file, see `body`."""
+        self.hits += 1
+        self.copied_bytes += head
+        if direct:
+            self.sendfile_bytes += body
+        else:
+            self.encrypted_bytes += body
+        self.statuses[200] = self.statuses.get(200, 0) + 1
+
     def secured(self, version: str, way: str, resumed: bool) -> None:
         """Count a TLS handshake."""
         key = f"{version} {way} {'yes' if resumed else 'no'}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aiohttp.http_exceptions import HttpProcessingError
 
 from oca.http import reasons, shortcut
-from oca.http.answer import MAX_LINE, OK, Answer, Part, answer, refuse
+from oca.http.answer import MAX_LINE, Answer, Part, answer, refuse
 from oca.http.delivery import Delivery, StoreFailedError
 from oca.http.framing import MAX_HEAD, refuse_line, refuse_unfinished
 from oca.http.pacing import Pacing, set_rate
@@ -51,13 +51,14 @@ class Connection:
         "_line",
         "_lingering",
         "_overdue",
-        "_plain",
         "_rate",
         "_reading",
+        "_same",
         "_sent",
         "_server",
         "_socket",
         "_started",
+        "_told",
         "_transport",
         "_writing",
         "client",
@@ -71,6 +72,7 @@ class Connection:
         self._socket = sock
         self._fd = sock.fileno()
         self.client = client
+        self._told = client.encode()
         self._buffer = b""
         self._answer: Answer | None = None
         self._transport = transport
@@ -78,7 +80,8 @@ class Connection:
         self._sent = 0
         self._started = 0.0
         self._line = b""
-        self._plain = b""
+        # What followed the target of the last request, if another target can be answered without looking at it again.
+        self._same = b""
         self._rate = 0
         self._writing = False
         self._lingering = False
@@ -134,27 +137,30 @@ class Connection:
 
     def _repeat(self, data: bytes) -> bool:
         """Answer a request that repeats the last one in all but its target. False: nothing was done."""
-        server = self._server
-        known = shortcut.find(server, self._access, data, self._plain, self.client)
-        if known is None:
+        asked = data.removesuffix(self._same)
+        if asked == data:
             return False
-        line, found = known
+        server, access = self._server, self._access
+        found = server.slices.asked.get(asked) if access.open else None
+        if found is None:
+            found = shortcut.find(server, access, asked, self.client)
+        if found is None or found.warm < server.now or not server.usual:
+            return False
         if server.pacing is not None:
             self._pace(server.pacing, data)
-        head, started, transport = OK + server.date + found.head, monotonic(), self._transport
-        length, counters = found.length, server.counters
+        head, started, transport = server.opening + found.head, monotonic(), self._transport
+        length = found.length
         sent, body = transport.answer(head, found.descriptor, found.offset, length)
-        counters.copied_bytes += sent
-        counters.body(body, transport.direct)
         if body == length and sent == len(head):
-            counters.status(200)
-            counters.hits += 1
-            server.records.append((self.client, line, 200, sent + body, started, monotonic(), found, "", ""))
+            server.counters.hit(sent, body, transport.direct)
+            server.log.hit(self._told, asked, sent + body, started, monotonic(), found)
             self._overdue = reasons.IDLE
             self._deadline = server.now + server.limits.idle_s
             return True
+        server.counters.copied_bytes += sent
+        server.counters.body(body, transport.direct)
         rest: Part = (found.descriptor, found.offset + body, length - body)
-        self._begin(Answer(200, head[sent:], [rest], False, found), line)
+        self._begin(Answer(200, head[sent:], [rest], False, found), asked + shortcut.VERSION)
         self._sent, self._started = sent + body, started
         self._delivery.trust(length - body)
         self._pump()
@@ -218,7 +224,7 @@ class Connection:
         given = self._decide(head, line)
         if given.close and line.startswith(b"HEAD "):
             given.parts.clear()  # refusals do not look at the method (RFC 9110 9.3.2)
-        self._plain = head[len(line) :] if given.plain else b""
+        self._same = head[len(line) - len(shortcut.VERSION) :] if given.plain else b""
         if given.missed is not None:
             other = server.think_again(self, given, given.missed)
             if other is None:
@@ -383,5 +389,9 @@ class Connection:
     def _log(self, cut: str) -> None:
         given, line, sent, began = self._answer, self._line, self._sent, self._started
         if given is not None:
-            told = (self.client, line, given.status, sent, began, monotonic(), given.slice, cut, given.problem)
-            self._server.records.append(told)
+            problem = given.problem
+            self._server.log.note(
+                self.client, line, given.status, sent, began, monotonic(), given.slice, cut, problem
+            )
+            if problem:
+                self._server.damaged(problem)

@@ -20,9 +20,9 @@ from oca.counters import Counters
 from oca.errors import ConfigError
 from oca.http import census, limits, reasons
 from oca.http.access import Access
-from oca.http.accesslog import AccessLog, Record
+from oca.http.accesslog import AccessLog
 from oca.http.ahead import ReadAhead
-from oca.http.answer import MAX_LINE, Answer, Missed, refuse
+from oca.http.answer import MAX_LINE, OK, Answer, Missed, refuse
 from oca.http.census import Ledger
 from oca.http.certificates import Certificates
 from oca.http.conditional import http_date
@@ -47,8 +47,6 @@ from oca.trust.revocations import Revocations
 _log = structlog.get_logger()
 # Connections taken off the listening queue before others get their turn.
 _ACCEPTS = 64
-# Lines of the access log written in one go, in less than a millisecond.
-_LINES = 128
 # Connections whose times are checked in one go.
 _CHECKS = 100
 
@@ -73,6 +71,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.slices = slices
         self.limits = settings or LimitSettings()
+        self.log = log
         self.counters = Counters()
         self.pacing = pacing
         self.access = Access(self.limits, gate, "https" if tls else "http")
@@ -92,9 +91,10 @@ class Server:
         """What to answer instead of 404; None: nothing yet, and `Connection.resume` will be called."""
         self.now = time.monotonic()
         self.date = b""
+        self.opening = b""
+        """What every whole plain answer begins with."""
         self._socks = socks
         self._tls = tls
-        self._access = log
         # Connections, and where each is counted.
         self._connections: dict[Connection | Handshake, tuple[int, ...]] = {}
         # Those of other boxes: which.
@@ -111,7 +111,6 @@ class Server:
         self._empty.set()
         self._blaming: asyncio.Future[None] | None = None
         self._reported: dict[str, float] = {}
-        self.records: list[Record] = []
         self.renew_parser()
         self._tick()
 
@@ -125,8 +124,10 @@ class Server:
 
     def _tick(self) -> None:
         self.now = time.monotonic()
+        self.log.tick(time.time() - self.now)
         self.slices.second = int(time.time())
         self.date = f"Date: {http_date(self.slices.second)}\r\n".encode()
+        self.opening = OK + self.date
 
     async def run(self) -> None:
         """Serve until cancelled; then every connection is closed."""
@@ -145,8 +146,7 @@ class Server:
             self.ahead.close()
             self._lookup.close()
             with contextlib.suppress(OSError):
-                await self._write_down()
-                await self._access.flush()
+                await self.log.flush()
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new connections; end idle ones now, each other after its answer, all at the deadline."""
@@ -186,9 +186,8 @@ class Server:
                     _log.info("token keys have changed and are in use")
             except ConfigError as error:
                 self._complain("tokens", "token keys are no good; going on with the old ones", str(error))
-        await self._write_down()
         try:
-            await self._access.flush()
+            await self.log.flush()
         except OSError as error:
             self._complain("access-log", "cannot write the access log", str(error))
 
@@ -306,7 +305,7 @@ class Server:
         self.counters.status(503)
         self.counters.ended(reason.name)
         self.counters.refuse("connection", reason.name)
-        self.records.append((address, b"", 503, sent, began, time.monotonic(), None, reason.name, ""))
+        self.log.note(address, b"", 503, sent, began, time.monotonic(), cut=reason.name)
 
     def part(self, sock: socket.socket, given: Answer) -> int:
         """Answer on a socket in clear, whatever it asks, and end it; the bytes that were sent."""
@@ -324,26 +323,9 @@ class Server:
         if not self._connections:
             self._empty.set()
 
-    async def _write_down(self) -> None:
-        """Turn what connections noted into lines of the access log, and faults of the store into complaints.
-
-        A few at a time, so that nobody waits for what was noted of others.
-        """
-        records, self.records = self.records, []
-        offset, done = time.time() - time.monotonic(), 0
-        try:
-            while done < len(records):
-                if done:
-                    await asyncio.sleep(0)
-                some = records[done : done + _LINES]
-                done += len(some)
-                self._access.add(some, offset)
-                for record in some:
-                    if record[-1]:
-                        self._complain("content", "content cannot be read", record[-1])
-        finally:
-            # Whoever stops the server in between has the rest written before it ends.
-            self.records[:0] = records[done:]
+    def damaged(self, problem: str) -> None:
+        """Something of the store could not be read for an answer."""
+        self._complain("content", "content cannot be read", problem)
 
     def report(self, reason: Reason, found: Slice | None, words: str) -> None:
         """The store let us down in the middle of an answer."""

@@ -126,8 +126,8 @@ class Slice:
     """Everything of a plain 200 after the Date line, the empty line included."""
     warm: float = 0.0
     """Until when (time.monotonic()) all of it is taken to be in memory, because it was found there."""
-    noted: str = ""
-    """What the access log says of it, once it has said so."""
+    noted: bytes = b""
+    """What the access log says of each plain answer with it, once it has said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Slices:
     def __init__(self, store: Store, *, slices: int = 16384, descriptors: int = 1024, versions: int = 1024) -> None:
         self.store = store
         self._sizes = (slices, descriptors, versions)
-        self._caches = _Caches(*self._sizes)
+        self._use(_Caches(*self._sizes))
         # Files that stay open though nothing here needs them, until the second `let_go` from now: to a fill those who
         # are between two segments are being served.
         self._left: _Lru[Path, Descriptor] = _Lru(descriptors)
@@ -207,7 +207,7 @@ class Slices:
         self._generation = generation
         self._leave()
         # Replaced, not emptied: a thread that is still reading the old state fills the old ones.
-        self._caches = _Caches(*self._sizes)
+        self._use(_Caches(*self._sizes))
         return True
 
     def let_go(self) -> None:
@@ -216,15 +216,16 @@ class Slices:
         self._leave()
         self._left, self._left_before = _Lru(self._left.limit), self._left
         fresh.indexes, fresh.versions, fresh.absent = caches.indexes, caches.versions, caches.absent
-        self._caches = fresh
+        self._use(fresh)
+
+    def _use(self, caches: _Caches) -> None:
+        self._caches = caches
+        self.asked = caches.asked
+        """Slices that were found before, by what a request line begins with: "GET " and path."""
 
     def _leave(self) -> None:
         for path, descriptor in list(self._caches.descriptors.items()):
             self._left.put(path, descriptor)
-
-    def known(self, asked: bytes) -> Slice | None:
-        """The slice that a request line begins with ("GET " and path), if it was found before: one look."""
-        return self._caches.asked.get(asked)
 
     def at_hand(self, path: str) -> Slice | None:
         """As `find`, but raises NotLoadedError where that would have to read from a disk."""

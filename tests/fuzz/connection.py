@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from oca.http import reasons
-from oca.http.accesslog import AccessLog
+from oca.http.accesslog import AccessLog, Line
 from oca.http.connection import Connection
 from oca.http.limits import LimitSettings
 from oca.http.pacing import Pacing, PacingSettings
@@ -58,11 +60,12 @@ class Box:
         # What a callback raises, the loop would only log.
         self._raised: list[BaseException] = []
         self._loop.set_exception_handler(self._keep)
+        self._log = AccessLog("")
         self._server = self._loop.run_until_complete(self._start(store))
 
     async def _start(self, store: Store) -> Server:
         limits = LimitSettings()
-        return Server([], Slices(store), AccessLog(""), limits, pacing=Pacing(PacingSettings(cmcd=True)))
+        return Server([], Slices(store), self._log, limits, pacing=Pacing(PacingSettings(cmcd=True)))
 
     def ask(self, *pieces: bytes) -> list[tuple[int, int]]:
         """Status and length of each answer to a client that sends these pieces, each after it got its answers."""
@@ -70,7 +73,7 @@ class Box:
         client.setblocking(False)
         served.setblocking(False)
         server = self._server
-        server.records.clear()
+        self._log._lines.clear()
         # As after accepting it.
         connection = Connection(server, served, "192.0.2.1", Plain(served), server.access)
         server._connections[connection] = ()
@@ -89,7 +92,8 @@ class Box:
                 _drain(client, sent)
                 assert time.monotonic() < end, "the connection neither answers nor ends"
             _drain(client, sent)
-            lines = [record[1] for record in server.records]
+            noted = self._log._lines.splitlines()
+            lines = [msgspec.json.decode(line, type=Line).request.encode("latin-1") for line in noted]
         finally:
             client.close()
             if not connection.closed:

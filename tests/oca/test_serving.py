@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import struct
+import time
 
 import pytest
 
@@ -305,22 +306,36 @@ async def test_access_log_has_a_line_per_response(start, make_title, tmp_path):
     assert (second["status"], "title" in second) == (404, False)
 
 
-async def test_what_was_noted_when_the_server_ends_is_written(start, tmp_path):
-    """Cancelled in the middle of turning many records into lines, it goes on with the rest."""
+async def test_what_was_noted_when_the_server_ends_is_written(start, make_title, tmp_path):
     path = tmp_path / "access.log"
     running = await start(log=str(path), sweep_s=3600)
-    running.server.records += [
-        ("192.0.2.7", b"GET /%d HTTP/1.1" % number, 200, 1, 0.0, 0.0, None, "", "") for number in range(1000)
-    ]
-    writing = asyncio.create_task(running.server._write_down())
-    await asyncio.sleep(0)
-    writing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await writing
-    assert running.server.records, "all was turned into lines before it could be cancelled"
+    made = make_title(running.root)
+    client = await running.connect()
+    asked = [f"{made.url}/v1/{number}.m4s" for number in (1, 2, 1, 2)]
+    for target in asked:
+        await client.ask(target)
     await running.stop()
     found = [json.loads(line)["request"] for line in path.read_text().splitlines()]
-    assert sorted(found) == sorted(f"GET /{number} HTTP/1.1" for number in range(1000))
+    assert found == [f"GET {target} HTTP/1.1" for target in asked]
+
+
+async def test_a_hit_is_logged_as_any_other_answer(start, make_title, tmp_path):
+    """The short way puts its lines together otherwise, and says the same."""
+    path = tmp_path / "access.log"
+    running = await start(log=str(path), sweep_s=3600)
+    made = make_title(running.root)
+    client = await running.connect()
+    for query in ("", "", "?CMCD=br%3D1", '?a="\\'):
+        await client.ask(f"{made.url}/v1/2.m4s{query}")
+    assert running.server.counters.hits == 4
+    await running.stop()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    asked = [line.pop("request") for line in lines]
+    assert asked == [f"GET {made.url}/v1/2.m4s{q} HTTP/1.1" for q in ("", "", "?CMCD=br%3D1", '?a="\\')]
+    for line in lines:
+        assert 0 <= line.pop("took") < 60
+        assert abs(line.pop("at") - time.time()) < 60
+        assert line == lines[0]
 
 
 async def test_a_store_that_vanishes_does_not_end_the_server(start, make_title):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ _SEGMENT = 2 << 20
 _SITE, _TRACKS, _TRACK_BYTES = 4, 40, 8 << 20
 _CAP_MBPS = 400.0
 _PATIENCE_S = 20.0
+# How long a viewer who pauses does so after each segment.
+_PAUSE_S = 0.001
 Step = Callable[[str], None]
 
 
@@ -309,32 +312,67 @@ def _uplink(fleet: Fleet, megabytes: int) -> dict[str, Any]:
 
 
 def _viewers(origin: Origin, edge: Box, seconds: float, home: Path, rounds: int, step: Step) -> dict[str, Any]:
-    """Viewers of a box that holds something hot: their p99 during a fill at full speed, to that without."""
+    """Viewers of a box that holds something hot: their p99 during a fill at full speed, to that without.
+
+    Those who never pause take all that the processors have; those who pause leave some of it.
+    """
     hot = rivals.make_content(home / "hot", {64 << 10: 512})
-    ratios = []
     free = free_ports("127.0.0.1", 0)
     ports = (next(free), next(free))
     server = rivals.oca(hot, home / "hot", ports, "0-63")
+    found: dict[str, Any] = {}
     try:
-        paths = hot.paths(64 << 10)
-        for number in range(rounds):
-            step(f"viewers, round {number + 1} of {rounds}")
-            alone = load.measure(server, paths, max(1, seconds // 4), "0-63", home, connections=16)
-            shutil.rmtree(edge.store, ignore_errors=True)
-            filling = subprocess.Popen(
-                [script("oca-fill"), "run", "--now", "--once", "--config", str(edge.settings)],
-                stderr=subprocess.DEVNULL,
-            )
-            beside = load.measure(server, paths, max(1, seconds // 4), "0-63", home, connections=16)
-            filling.terminate()
-            filling.wait()
-            ratios.append(beside.p99_ms / alone.p99_ms)
+        for kind, pause_s in (("viewer", 0.0), ("pausing_viewer", _PAUSE_S)):
+            ratios, rates = [], []
+            for number in range(rounds):
+                step(f"{kind.replace('_', ' ')}s, round {number + 1} of {rounds}")
+
+                def watch(pause_s: float = pause_s) -> float:
+                    """The 99th percentile of their requests, in milliseconds."""
+                    paths, length = hot.paths(64 << 10), max(1, seconds / 10)
+                    return load.measure(server, paths, length, "0-63", home, connections=16, pause_s=pause_s).p99_ms
+
+                alone = watch()
+                with _filling(origin, edge) as come:
+                    before, began = come(), time.monotonic()
+                    ratios.append(watch() / alone)
+                    rates.append((come() - before) / 1e6 / (time.monotonic() - began))
+            found[f"{kind}_p99_ratio"] = round(statistics.median(ratios), 3)
+            found[f"{kind}_p99_spread"] = [round(min(ratios), 3), round(max(ratios), 3)]
+            found[f"{kind}_fill_mb_per_s"] = round(statistics.median(rates), 1)
     finally:
         server.stop()
-    return {
-        "viewer_p99_ratio": round(statistics.median(ratios), 3),
-        "viewer_p99_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-    }
+    return found
+
+
+@contextlib.contextmanager
+def _filling(origin: Origin, edge: Box) -> Iterator[Callable[[], int]]:
+    """A fill that goes on, with its first chunk there: a function that tells the bytes that have come so far."""
+    shutil.rmtree(edge.store, ignore_errors=True)
+    store, size = Store([edge.store]), origin.media.stat().st_size
+    filling = subprocess.Popen(
+        [script("oca-fill"), "run", "--now", "--once", "--config", str(edge.settings)], stderr=subprocess.DEVNULL
+    )
+
+    last = 0
+
+    def come() -> int:
+        nonlocal last
+        if filling.poll():
+            raise FleetError(f"the fill failed: {filling.returncode}")
+        rows = [row.chunks * chunk for row in _staged(store) if row.name == origin.media.name]
+        # Between its last chunk and its end a file is nowhere to be seen.
+        last = size if filling.returncode == 0 else max(last, *rows, 0)
+        return last
+
+    try:
+        chunk = origin.chunk_bytes
+        while not come() and filling.poll() is None:
+            time.sleep(0.01)
+        yield come
+    finally:
+        filling.terminate()
+        filling.wait()
 
 
 def _run(*command: object) -> None:

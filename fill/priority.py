@@ -1,4 +1,4 @@
-"""The priority of a fill at the disk: behind all who serve viewers, whoever starts the agent."""
+"""The priority of a fill at disk and processor: behind all who serve viewers, whoever starts the agent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ _BEST_EFFORT, _LOWEST, _CLASS_SHIFT = 2, 7, 13
 
 
 def step_back() -> bool:
-    """Read and write at the lowest best-effort priority, threads begun from now on too; whether that could be had.
+    """Run, read and write behind all others, threads begun from now on too; whether that could be had.
 
-    Not as idle: beside viewers who never pause, a fill would never end.
+    The processor when it is idle (SCHED_IDLE), which beside viewers who never pause still is some hundredths of it;
+    the disk at the lowest best-effort priority, for beside such viewers an idle one would give nothing at all.
     """
     number = _SYSCALLS.get(os.uname().machine)
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except PermissionError:  # a container that forbids it
+        return False
     if number is None:
         return False
     priority = _BEST_EFFORT << _CLASS_SHIFT | _LOWEST

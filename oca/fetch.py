@@ -25,6 +25,7 @@ from oca.bucket import Bucket
 from oca.clock import Clock
 from oca.errors import ConfigError, FormatError, OcaError
 from oca.health import Health, Limits, pause_s, quickest, too_slow
+from oca.pieces import PIECE, step_aside
 from oca.signed import Signed, unsigned
 from oca.store.landing import Landing
 from oca.title import model as title_format
@@ -116,7 +117,7 @@ class Fetch:
         self._session = aiohttp.ClientSession(
             timeout=timeout,
             auto_decompress=False,
-            read_bufsize=1 << 18,
+            read_bufsize=PIECE,
             headers={"Accept-Encoding": "identity", "User-Agent": "oca-fill", HELD_ONLY: "1"},
         )
 
@@ -201,7 +202,7 @@ class Fetch:
 
         async def get(source: Source, leave: Leave) -> bytearray:
             data = await self._get(source, path, (offset, length, file.bytes), signed, leave)
-            if await asyncio.to_thread(digest, memoryview(data)) != file.chunks[chunk]:
+            if await asyncio.to_thread(digest, data) != file.chunks[chunk]:
                 raise SourceError("bad", f"it sent wrong bytes for chunk {chunk} of {path}")
             return data
 
@@ -361,6 +362,7 @@ class Fetch:
             if not part:
                 break
             data += part
+            step_aside()  # where bytes are always there this loop never waits for any
             if len(data) > most:
                 raise SourceError("bad", f"it sends more than the {most} bytes asked for")
             if waited > patience and leave(len(data) / waited):

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oca.errors import StoreError
+from oca.pieces import pieces
 from oca.title.digest import chunk_count, digest
 from oca.title.model import File
 
@@ -134,10 +135,11 @@ class Landing:
         """
         offset, _ = self.file.span(chunk)
         try:
-            with self.path.open("r+b") as file:
+            with self.path.open("r+b", buffering=0) as file:
                 file.seek(offset)
-                file.write(data)
-                file.flush()
+                for piece in pieces(data):
+                    while piece:
+                        piece = piece[file.write(piece) :]
                 self._let_dry(file.fileno(), offset, len(data))
             with record_of(self.path).open("ab") as record:
                 record.write(_ENTRY.pack(chunk))

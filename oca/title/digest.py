@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from oca.pieces import pieces
 from oca.residency import Residency
 
 CHUNK_BYTES = 8 << 20
@@ -24,9 +25,12 @@ _WINDOW = 256 << 10
 VERSION_BYTES = 16
 
 
-def digest(data: bytes | memoryview) -> str:
+def digest(data: bytes | bytearray | memoryview) -> str:
     """BLAKE3 of `data` as 64 hexadecimal digits."""
-    return blake3(data).hexdigest()
+    hasher = blake3()
+    for piece in pieces(data):
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def version_of(title_json: bytes) -> str:

@@ -90,7 +90,9 @@ def test_fill(tmp_path: Path) -> None:
     # What was in flight comes twice, and title.json and the like; not what had come before.
     assert 0 <= found["refetched_chunks"] <= found["connections"] + 1
     assert -1 < found["cap_error"] < 1
-    assert found["viewer_p99_ratio"] > 0
+    for kind in ("viewer", "pausing_viewer"):
+        assert found[f"{kind}_p99_ratio"] > 0
+        assert found[f"{kind}_fill_mb_per_s"] >= 0
     assert 1 <= found["uplink_factor"] < 4
     assert "</svg>" in plot.read_text()
 

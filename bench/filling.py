@@ -312,9 +312,10 @@ def _uplink(fleet: Fleet, megabytes: int) -> dict[str, Any]:
 
 
 def _viewers(origin: Origin, edge: Box, seconds: float, home: Path, rounds: int, step: Step) -> dict[str, Any]:
-    """Viewers of a box that holds something hot: their p99 during a fill at full speed, to that without.
+    """Viewers of a box that holds something hot: their p99 during a fill, to that without, and how fast it goes.
 
-    Those who never pause take all that the processors have; those who pause leave some of it.
+    Those who never pause take all that the processors have, and the fill gives way to them; beside those who pause
+    it goes at full speed, or nearly.
     """
     hot = rivals.make_content(home / "hot", {64 << 10: 512})
     free = free_ports("127.0.0.1", 0)

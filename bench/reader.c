@@ -3,8 +3,8 @@
  * usage: reader PORT CONNECTIONS THREADS SECONDS HEADS PAUSE
  *
  * HEADS is a file of whole request heads, each ended by an empty line; every connection (to 127.0.0.1, kept alive) asks
- * for the next of them PAUSE microseconds after its answer is whole. It reads up to 1 MiB at a time; wrk reads 8 KiB, which keeps its
- * processor busier than the server's. Latency: from the request to the last byte of its answer.
+ * for the next of them PAUSE microseconds after its answer is whole, or a millisecond later. It reads up to 1 MiB at a
+ * time; wrk reads 8 KiB, which keeps its processor busier than the server's. Latency: from the request to the last byte of its answer.
  * Says one line of JSON; an answer is an error if it is no 200 with a Content-Length, and the first such is shown. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -17,11 +17,20 @@ def step_back() -> bool:
     The processor when it is idle (SCHED_IDLE), which beside viewers who never pause still is some hundredths of it;
     the disk at the lowest best-effort priority, for beside such viewers an idle one would give nothing at all.
     """
-    number = _SYSCALLS.get(os.uname().machine)
+    # One may be had where the other is forbidden, in a container say.
+    return all((_at_the_processor(), _at_the_disk()))
+
+
+def _at_the_processor() -> bool:
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except PermissionError:  # a container that forbids it
+    except PermissionError:
         return False
+    return True
+
+
+def _at_the_disk() -> bool:
+    number = _SYSCALLS.get(os.uname().machine)
     if number is None:
         return False
     priority = _BEST_EFFORT << _CLASS_SHIFT | _LOWEST

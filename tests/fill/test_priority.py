@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from fill import priority
+
 
 def test_runs_reads_and_writes_behind_others() -> None:
     """Threads too, in which all of it is done."""
@@ -27,3 +29,16 @@ def test_runs_reads_and_writes_behind_others() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "True best-effort: prio 7\n" * 2
+
+
+def test_the_disk_comes_last_where_the_processor_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may forbid the one and not the other."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    asked = []
+    monkeypatch.setattr("os.sched_setscheduler", forbidden)
+    monkeypatch.setattr(priority, "_at_the_disk", lambda: asked.append(True) or True)
+    assert not priority.step_back()
+    assert asked

@@ -114,20 +114,27 @@ def serve(
     client: Annotated[
         Client, typer.Option(help="Who asks: our reader, the cheaper one, or wrk, which is always the one over TLS.")
     ] = "reader",
+    written: Annotated[
+        bool,
+        typer.Option(
+            "--written",
+            help="Serve what is in memory as writing it left it, not what each server has read from the disk itself.",
+        ),
+    ] = False,
     json: Json = False,
     plot: Plot = None,
 ) -> None:
     """Serve segments beside nginx and a bare sendfile loop in C: processor time per gigabyte, gigabytes a second."""
     _only_nginx(rival)
     _plottable(plot)
-    if workers and tls:
-        raise OcaError("--workers and --tls do not go together: leave one out")
+    if workers and (tls or written):
+        raise OcaError("--workers goes together with neither --tls nor --written: leave one out")
     if workers:
         counts = _counts(workers)
         found = _run(lambda step: scaling.run(counts, rounds, seconds, step))
         panels, title, rows = scaling.panels(found), "Throughput by workers", _scaling_rows
     else:
-        found = _run(lambda step: comparison.run(rounds, seconds, step, secure=tls, client=client))
+        found = _run(lambda step: comparison.run(rounds, seconds, step, secure=tls, client=client, written=written))
         panels, title, rows = comparison.panels(found), "One worker on one processor", _serve_rows
     if plot is not None:
         pictures.draw(panels, title, plot)
@@ -307,7 +314,10 @@ def _pairs(found: dict[str, Any]) -> Table:
 
 def _serve_rows(found: dict[str, Any]) -> Table:
     columns = ("GB/s", "machine CPU-s/GB", "server CPU-s/GB", "p99 ms")
-    caption = f"client {found['client']}, congestion control {found['congestion_control']}"
+    caption = (
+        f"client {found['client']}, congestion control {found['congestion_control']}, content {found['content']}; "
+        f"blocks of 2 MiB: {found['not_in_blocks'] or 'yes'}"
+    )
     table = Table("case", "server", *columns, "CPU : nginx", "GB/s : nginx", "CPU : floor", caption=caption)
     for case in found["cases"]:
         name = comparison.Case(case["bytes"], case["browser"]).name

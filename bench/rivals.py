@@ -16,6 +16,7 @@ from bench import certificate
 from bench.compiler import compiled
 from bench.fleet import Fleet, FleetError, script
 from bench.processor import descendants, process_s
+from oca.residency import Residency
 from oca.store.content import Store
 from oca.title import model as title
 from oca.title import segments
@@ -122,6 +123,33 @@ class Content:
     def plain_paths(self, size: int) -> list[str]:
         """The same segments where every one is a file of its own."""
         return [f"/s{size}/{number}.m4s" for number in range(1, self.counts[size] + 1)]
+
+    def forget(self) -> None:
+        """Leave nothing of it in memory, so that every server brings it there in its own way."""
+        for path in (path for size in self.counts for path in self._media(size)):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
+    def in_memory(self, size: int) -> bool:
+        """Whether all segments of a size are, for those who slice and for those who do not."""
+        for path in self._media(size):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                length = os.fstat(fd).st_size
+                # What comes before the first segment nobody has asked for.
+                first = _INIT if path.suffix == ".mp4" else 0
+                if Residency(fd, length).resident(first, length - first) < length - first:
+                    return False
+            finally:
+                os.close(fd)
+        return True
+
+    def _media(self, size: int) -> list[Path]:
+        return [*self.store.rglob(f"s{size}.mp4"), *(self.files / f"s{size}").glob("*.m4s")]
 
 
 def make_content(home: Path, counts: dict[int, int]) -> Content:

@@ -1,4 +1,8 @@
-"""Our segment server beside its rivals: same content, same client, turn by turn, one processor for each side."""
+"""Our segment server beside its rivals: same content, same client, turn by turn, one processor for each side.
+
+All content is in memory while it is measured, and every server has read it from the disk itself, in its own way, as
+it does for viewers: what the page cache's pieces are like decides more than anything that a server does afterwards.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,14 @@ from bench.fleet import FleetError, free_ports
 from bench.load import Client, Run
 from bench.plot import Bar, Panel
 from bench.rivals import Served
+from oca import blocks
 
 # Enough segments that no single one stays in a processor's cache, few enough that all stay in memory.
 _COUNTS = {64 << 10: 512, 2 << 20: 48}
 # Which one is the machine's matters: BBR paces loopback, too, and what that costs comes before all else.
 _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+# Seconds for each server to bring the content into memory, from a slow disk.
+_MOST_WARMING = 60
 # What a player sends with every segment (CTA-5004, query mode), different each time.
 _CMCD = "?CMCD=bl%3D21300%2Cbr%3D3200%2Ccid%3D%22bench%22%2Cd%3D4004%2Cmtp%3D25400%2Cot%3Dv%2Csf%3Dd%2Csid%3D%22{}%22"
 
@@ -53,19 +60,28 @@ def _case(
     client: Client,
 ) -> dict[str, Any]:
     """All servers in turn, `rounds` times; medians, and the ratios of ours to each rival's round by round."""
-    runs: dict[str, list[Run]] = {server.name: [] for server in servers}
-    for number in range(-1, rounds):  # the first round only warms up
+    paths = {
+        name: [path + _CMCD.format(f"{count:08x}") if case.browser else path for count, path in enumerate(of)]
+        for name, of in (("ours", content.paths(case.bytes)), ("plain", content.plain_paths(case.bytes)))
+    }
+
+    def ask(server: Served, lasting: float) -> Run:
+        of = paths["ours" if server.name == "oca" else "plain"]
+        return load.measure(server, of, lasting, 1, home, browser=case.browser, client=client)
+
+    for _ in range(_MOST_WARMING):
         for server in servers:
-            plain = server.name != "oca"
-            paths = content.plain_paths(case.bytes) if plain else content.paths(case.bytes)
-            if case.browser:
-                paths = [path + _CMCD.format(f"{count:08x}") for count, path in enumerate(paths)]
-            step(f"{case.name}: {server.name} {max(number, 0) + 1}/{rounds}")
-            run = load.measure(
-                server, paths, seconds if number >= 0 else 1.0, 1, home, browser=case.browser, client=client
-            )
-            if number >= 0:
-                runs[server.name].append(run)
+            step(f"{case.name}: {server.name} brings it into memory")
+            ask(server, 1.0)
+        if content.in_memory(case.bytes):
+            break
+    else:
+        raise FleetError("the content does not stay in memory: have 500 MB of it free")
+    runs: dict[str, list[Run]] = {server.name: [] for server in servers}
+    for number in range(rounds):
+        for server in servers:
+            step(f"{case.name}: {server.name} {number + 1}/{rounds}")
+            runs[server.name].append(ask(server, seconds))
     found: dict[str, Any] = {"bytes": case.bytes, "browser": case.browser}
     for name, of in runs.items():
         fields = Run.__dataclass_fields__
@@ -88,16 +104,26 @@ def _case(
 
 
 def run(
-    rounds: int, seconds: float, step: Callable[[str], None], *, secure: bool = False, client: Client = "reader"
+    rounds: int,
+    seconds: float,
+    step: Callable[[str], None],
+    *,
+    secure: bool = False,
+    client: Client = "reader",
+    written: bool = False,
 ) -> dict[str, Any]:
     """The whole comparison; needs two processors, one for the server and one for the client.
 
-    `secure`: over TLS, with the same cipher for all; there is no bare loop in C to compare with then.
+    `secure`: over TLS, with the same cipher for all; there is no bare loop in C to compare with then. `written`: what
+    is served has not been read from a disk, but is in memory as writing it left it.
     """
     started = time.time()
+    hindrance = blocks.hindrance(Path(tempfile.gettempdir()).stat().st_dev)
     with tempfile.TemporaryDirectory(prefix="oca-bench-") as folder:
         home = Path(folder)
         content = rivals.make_content(home, _COUNTS)
+        if not written:
+            content.forget()
         ports = free_ports("127.0.0.1", 0)
         tls = rivals.Tls.make(home) if secure else None
         cases: list[dict[str, Any]] = []
@@ -122,6 +148,8 @@ def run(
         "runs": rounds,
         "client": "wrk" if secure else client,
         "congestion_control": _CONGESTION.read_text().strip(),
+        "content": "written" if written else "read",
+        "not_in_blocks": hindrance,
         "seconds": round(time.time() - started, 1),
         "cases": cases,
     }

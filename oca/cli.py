@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from oca import __version__, config, journal
+from oca import __version__, blocks, config, journal
 from oca.appliance import Appliance, check_safety
 from oca.bucket import Bucket
 from oca.config import ApplianceSettings
@@ -90,15 +90,21 @@ def disks(
     for sentence in store.prepare(accept=accept):
         sys.stderr.write(f"warning: {sentence}\n")
     rows = [
-        {"disk": str(root), "ok": root in store.usable, "problem": store.disks.failed.get(root, "")}
+        {
+            "disk": str(root),
+            "ok": root in store.usable,
+            "problem": store.disks.failed.get(root, ""),
+            "not_in_blocks": blocks.hindrance(root.stat().st_dev) if root in store.usable else "",
+        }
         for root in store.roots
     ]
     if json:
         sys.stdout.buffer.write(msgspec.json.encode(rows) + b"\n")
     else:
-        table = Table("disk", "state")
+        table = Table("disk", "state", "memory holds what is read in")
         for row in rows:
-            table.add_row(str(row["disk"]), "ok" if row["ok"] else str(row["problem"]))
+            held = f"pages: {row['not_in_blocks']}" if row["not_in_blocks"] else "blocks of 2 MiB"
+            table.add_row(str(row["disk"]), "ok" if row["ok"] else str(row["problem"]), held if row["ok"] else "")
         Console().print(table)
     raise typer.Exit(0 if all(row["ok"] for row in rows) else 1)
 

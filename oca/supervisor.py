@@ -157,6 +157,7 @@ class Supervisor:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # nothing is imported from the directory that we happen to be started in
                 "-m",
                 program,
                 str(self._settings),

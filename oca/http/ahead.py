@@ -13,10 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from oca import blocks
 from oca.counters import Counters
 from oca.http.slices import Descriptor
 
-WINDOW = 2 << 20
+WINDOW = blocks.BLOCK
 """Bytes brought in at once for one connection: a segment of high quality."""
 # How far the kernel is asked to read ahead of us in one call; larger requests would be cut to the device's limit.
 _ASK = 256 << 10
@@ -32,9 +33,15 @@ class ReadAhead:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._disks: dict[int, ThreadPoolExecutor] = {}
+        # Disks that are read in blocks.
+        self._whole: set[int] = set()
         self._waiting: dict[tuple[int, int, int], list[Done]] = {}
         # What is sent here is read from the disk, and not even copied.
         self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def window(self, descriptor: Descriptor, offset: int, length: int) -> int:
+        """How many of `length` bytes at `offset` are best brought in at once."""
+        return min(length, WINDOW - offset % WINDOW if descriptor.device in self._whole else WINDOW)
 
     def want(self, descriptor: Descriptor, offset: int, length: int, done: Done) -> None:
         """Call `done` from the loop once `length` bytes at `offset` are in memory, or with the disk's error.
@@ -62,8 +69,11 @@ class ReadAhead:
         fd, offset, length = key
         end, error = offset + length, None
         try:
-            for start in range(offset, end, _ASK):
-                os.posix_fadvise(fd, start, min(_ASK, end - start), os.POSIX_FADV_WILLNEED)
+            if not blocks.hindrance(descriptor.device) and descriptor.gather(offset, length):
+                self._whole.add(descriptor.device)
+            else:
+                for start in range(offset, end, _ASK):
+                    os.posix_fadvise(fd, start, min(_ASK, end - start), os.POSIX_FADV_WILLNEED)
             while offset < end:
                 count = os.sendfile(self._nowhere, fd, offset, end - offset)
                 if count == 0:

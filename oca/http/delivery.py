@@ -167,10 +167,10 @@ class Delivery:
             return ready
         if found is not None and found.warm >= server.now:
             return length
-        window = min(length, WINDOW)
-        ready = descriptor.resident(offset, window)
+        ready = descriptor.resident(offset, min(length, WINDOW))
         if not ready:
             self.parked = monotonic()
+            window = server.ahead.window(descriptor, offset, length)
             server.ahead.want(descriptor, offset, window, partial(self._read, descriptor, offset, window))
             raise _NotYetError
         if found is not None and offset == found.offset and ready == found.length:

@@ -91,6 +91,10 @@ class Descriptor:
         """How many of the `length` bytes at `offset` are in memory, from the first on."""
         return self._residency.resident(offset, length)
 
+    def gather(self, offset: int, length: int) -> bool:
+        """Read, in a thread, the blocks that `length` bytes at `offset` lie in; False if the kernel cannot."""
+        return self._residency.gather(offset, length)
+
     def ready(self, offset: int, length: int) -> int:
         """Of an arriving file: how many of the bytes are there, 0 if none yet; OSError if they never will be."""
         raise NotImplementedError

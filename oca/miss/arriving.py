@@ -178,8 +178,8 @@ class ArrivingFile(Descriptor):
         # A chunk of which unverified bytes have been sent: if it proves wrong there is no way back.
         self._staked: Chunk | None = None
         self._tries = 0
-        # The offset up to which a cold disk has just been read: not looked at again, or it might never end.
-        self._read = -1
+        # What a cold disk has just given, offset and length: not looked at again, or it might never end.
+        self._read = (-1, 0)
         self._broken: OSError | None = None
 
     def __del__(self) -> None:
@@ -211,8 +211,8 @@ class ArrivingFile(Descriptor):
         self.fd = file.fd
         left = min(offset + length, file.size) - offset
         if chunk.whole:
-            window = min(left, WINDOW)
-            return window if self._read == offset else file.resident(offset, window)
+            at, length = self._read
+            return length if at == offset else file.resident(offset, min(left, WINDOW))
         ready = min(chunk.available(offset, file.size), left - 1)
         if ready <= 0:
             return 0
@@ -228,11 +228,14 @@ class ArrivingFile(Descriptor):
             chunk.when_news(done)
             return
 
+        ahead = self._server.ahead
+        window = ahead.window(file, offset, min(offset + length, file.size) - offset)
+
         def came(error: OSError | None) -> None:
-            self._read, self._broken = offset, error
+            self._read, self._broken = (offset, window), error
             done()
 
-        self._server.ahead.want(file, offset, min(offset + length, file.size, offset + WINDOW) - offset, came)
+        ahead.want(file, offset, window, came)
 
     def status(self) -> int:
         """The status that says why nothing came."""

@@ -31,6 +31,7 @@ def test_serve(tmp_path: Path) -> None:
     plot = tmp_path / "serve.svg"
     found = bench("serve", "--rival", "nginx", "--rounds", "1", "--seconds", "1", "--plot", str(plot))
     assert found["runs"] == 1
+    assert found["content"] == "read"
     assert [(case["bytes"], case["browser"]) for case in found["cases"]] == [
         (65536, False),
         (2 << 20, False),
@@ -52,7 +53,8 @@ def test_serve(tmp_path: Path) -> None:
 
 def test_serve_over_tls() -> None:
     """Ours and nginx, with one cipher for both."""
-    found = bench("serve", "--tls", "--rounds", "1", "--seconds", "1")
+    found = bench("serve", "--tls", "--written", "--rounds", "1", "--seconds", "1")
+    assert found["content"] == "written"
     assert found["cipher"] == "TLSv1.3 TLS_AES_256_GCM_SHA384"
     assert len(found["cases"]) == 4
     for case in found["cases"]:
@@ -181,6 +183,7 @@ def test_a_rival_that_is_missing_or_does_nothing(tmp_path: Path, monkeypatch: py
         (["fill", "--rival", "wget"], "choose one of rclone, aria2"),
         (["serve", "--rival", "apache"], "there is no rival 'apache'"),
         (["serve", "--workers", "1,x"], "is no list of numbers"),
+        (["serve", "--workers", "1", "--written"], "leave one out"),
         (["serve", "--workers", "100000"], "ask for fewer"),
         (["cold", "--plot", "figure.gif"], "neither .svg nor .png"),
         (["stall", "--plot", "/no/such/place/a.svg"], "there is no directory"),

@@ -125,6 +125,20 @@ def appliance(tmp_path: Path) -> Iterator[Callable[..., Appliance]]:
         box.end()
 
 
+def test_nothing_is_imported_from_where_it_is_started(appliance, make_title, tmp_path: Path) -> None:
+    """A directory that anybody may write to, such as /tmp, may be the one that an operator is in."""
+    foreign = tmp_path / "foreign"
+    for module in ("oca/__init__.py", "uvloop.py", "socket.py"):
+        (foreign / module).parent.mkdir(parents=True, exist_ok=True)
+        (foreign / module).write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    box = appliance()
+    made = make_title(box.store)
+    box.run([str(OCA), "serve", "--config", str(box.settings)], cwd=foreign)
+    box.wait_for("serving")
+    assert box.get(f"{made.url}/v1/1.m4s") == (200, made.segment("v1", 1))
+    assert not (tmp_path / "imported").exists()
+
+
 def test_it_serves_and_tells_of_its_health_and_counts(appliance, make_title) -> None:
     """Content on one listener; health and metrics on the other, and only there."""
     box = appliance()

@@ -94,16 +94,16 @@ def test_a_truncated_file_is_asked_about_without_harm(tmp_path: Path) -> None:
     assert descriptor.resident(10 * PAGE, PAGE) in (0, PAGE)
 
 
-async def _wanted(ahead: ReadAhead, descriptor: Descriptor, offset: int, length: int) -> OSError | None:
+async def wanted(ahead: ReadAhead, descriptor: Descriptor, offset: int, length: int) -> OSError | None:
     told: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
     ahead.want(descriptor, offset, length, told.set_result)
     return await asyncio.wait_for(told, 60)
 
 
-async def test_what_was_wanted_is_in_memory_afterwards(cold: Path) -> None:
+async def test_what_waswanted_is_in_memory_afterwards(cold: Path) -> None:
     counters = Counters()
     ahead, descriptor = ReadAhead(2, counters), Descriptor(cold)
-    assert await _wanted(ahead, descriptor, 540, 10 * PAGE) is None
+    assert await wanted(ahead, descriptor, 540, 10 * PAGE) is None
     assert descriptor.resident(540, 10 * PAGE) == 10 * PAGE
     ahead.close()
 
@@ -111,7 +111,7 @@ async def test_what_was_wanted_is_in_memory_afterwards(cold: Path) -> None:
 async def test_those_who_want_the_same_window_wait_for_one_read(cold: Path) -> None:
     counters = Counters()
     ahead, descriptor = ReadAhead(2, counters), Descriptor(cold)
-    assert await asyncio.gather(*(_wanted(ahead, descriptor, 0, SIZE) for _ in range(50))) == [None] * 50
+    assert await asyncio.gather(*(wanted(ahead, descriptor, 0, SIZE) for _ in range(50))) == [None] * 50
     assert (counters.cold_reads, counters.cold_bytes) == (1, SIZE)
     ahead.close()
 
@@ -120,7 +120,7 @@ async def test_a_file_that_became_shorter_ends_the_wait(cold: Path) -> None:
     counters = Counters()
     ahead, descriptor = ReadAhead(2, counters), Descriptor(cold)
     os.truncate(cold, PAGE)
-    assert await _wanted(ahead, descriptor, 0, SIZE) is None
+    assert await wanted(ahead, descriptor, 0, SIZE) is None
     ahead.close()
 
 
@@ -128,7 +128,7 @@ async def test_a_failure_of_the_disk_is_told(tmp_path: Path) -> None:
     """Reading a directory fails as a broken disk would."""
     counters = Counters()
     ahead, descriptor = ReadAhead(2, counters), Descriptor(tmp_path)
-    error = await _wanted(ahead, descriptor, 0, PAGE)
+    error = await wanted(ahead, descriptor, 0, PAGE)
     assert isinstance(error, OSError)
     ahead.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from oca import pieces
+
 # Of ioprio_set(2), for which there is no function in libc.
 _SYSCALLS = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
 _OF_A_PROCESS = 1
@@ -17,6 +19,7 @@ def step_back() -> bool:
     The processor when it is idle (SCHED_IDLE), which beside viewers who never pause still is some hundredths of it;
     the disk at the lowest best-effort priority, for beside such viewers an idle one would give nothing at all.
     """
+    pieces.give_way()
     # One may be had where the other is forbidden, in a container say.
     return all((_at_the_processor(), _at_the_disk()))
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import structlog
 from yarl import URL
 
+from oca.asking import HELD_ONLY, SourceError, Span, check_head
 from oca.breaker import Breaker
 from oca.bucket import Bucket
 from oca.clock import Clock
@@ -36,22 +36,26 @@ from oca.trust.identity import Proof
 from oca.wire import Source
 
 _log = structlog.get_logger()
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 # Somebody else is trying a source: when to look what came of it.
 _LOOK_S = 0.05
-_TRANSIENT = frozenset((408, 425, 429, *range(500, 600)))
 # What a service of objects answers to a URL that has ended: 403, or 400 if what signed it has ended.
 _ENDED = frozenset((400, 401, 403))
 
 T = TypeVar("T")
-Span = tuple[int, int, int]
-"""Offset and length of a part, and the size of its file, in bytes."""
-HELD_ONLY = "OCA-Held-Only"
-"""Header field of one box's request to another: answer 404 rather than redirect it or pull for it. Stops loops."""
 Absent = dict[str, str]
 """By place what sources said that lack a file."""
 Leave = Callable[[float], bool]
 """Whether to give up a source that takes too long and sends so many bytes per second."""
+
+
+class Part(NamedTuple):
+    """What a request is to bring: `span` of a file, else something of unknown length; no more than `room` takes."""
+
+    span: Span | None
+    room: bytearray
+    leave: Leave
+
+
 Get = Callable[[Source, Leave], Awaitable[T]]
 Progress = Callable[[Source | None, int], None]
 """Called with each verified chunk's source (None: it was on disk already) and bytes."""
@@ -59,14 +63,6 @@ Progress = Callable[[Source | None, int], None]
 
 class FetchError(OcaError):
     """No source gave what was asked for; the sentence says what each one did."""
-
-
-class SourceError(OcaError):
-    """What one source did wrong. `verdict`: try it again, it lacks this file, or it is not to be trusted."""
-
-    def __init__(self, verdict: Literal["retry", "absent", "bad"], sentence: str) -> None:
-        super().__init__(sentence)
-        self.verdict = verdict
 
 
 class _EndedError(Exception):
@@ -136,7 +132,7 @@ class Fetch:
         path = f"/t/{title}/{version}/{TITLE_JSON}"
 
         async def get(source: Source, leave: Leave) -> tuple[bytes, Title]:
-            data = bytes(await self._get(source, path, None, signed, leave))
+            data = bytes(await self._get(source, path, Part(None, bytearray(MAX_TITLE_JSON), leave), signed))
             if version_of(data) != version:
                 raise SourceError("bad", f"its {TITLE_JSON} is not the one of version {version}")
             return data, self._decode(data, title, path)
@@ -179,8 +175,10 @@ class Fetch:
         absent: Absent = {}
 
         async def work() -> None:
+            # Used again for each chunk: fresh memory costs a fault a page, a tenth of all that a fill costs.
+            room = bytearray(min(title.chunk_bytes, file.bytes))
             for chunk in pending:
-                source, data = await self._chunk(sources, path, file, chunk, absent, signed)
+                source, data = await self._chunk(sources, path, file, chunk, absent, signed, room)
                 await asyncio.to_thread(landing.settle, chunk, data)
                 progress(source, len(data))
 
@@ -191,17 +189,24 @@ class Fetch:
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    async def chunk(self, sources: Sequence[Source], path: str, file: File, chunk: int) -> tuple[Source, bytearray]:
+    async def chunk(self, sources: Sequence[Source], path: str, file: File, chunk: int) -> tuple[Source, memoryview]:
         """The verified bytes of one chunk of `file`, which sources have at `path`, and who gave them."""
-        return await self._chunk(sources, path, file, chunk, {}, None)
+        return await self._chunk(sources, path, file, chunk, {}, None, bytearray(file.span(chunk)[1]))
 
     async def _chunk(
-        self, sources: Sequence[Source], path: str, file: File, chunk: int, absent: Absent, signed: Signed | None
-    ) -> tuple[Source, bytearray]:
+        self,
+        sources: Sequence[Source],
+        path: str,
+        file: File,
+        chunk: int,
+        absent: Absent,
+        signed: Signed | None,
+        room: bytearray,
+    ) -> tuple[Source, memoryview]:
         offset, length = file.span(chunk)
 
-        async def get(source: Source, leave: Leave) -> bytearray:
-            data = await self._get(source, path, (offset, length, file.bytes), signed, leave)
+        async def get(source: Source, leave: Leave) -> memoryview:
+            data = await self._get(source, path, Part((offset, length, file.bytes), room, leave), signed)
             if await asyncio.to_thread(digest, data) != file.chunks[chunk]:
                 raise SourceError("bad", f"it sent wrong bytes for chunk {chunk} of {path}")
             return data
@@ -243,7 +248,7 @@ class Fetch:
                 health.in_flight -= 1
             health.failures = 0
             health.breaker.succeed(self._clock.now())
-            if isinstance(found, bytearray):
+            if isinstance(found, memoryview):
                 health.came(len(found), self._clock.now() - began)
             return source, found
 
@@ -301,15 +306,10 @@ class Fetch:
         ]
         return f"no source gives {path}: {'; '.join(said)}"
 
-    async def _get(
-        self, source: Source, path: str, span: Span | None, signed: Signed | None, leave: Leave
-    ) -> bytearray:
-        """The body of one request, unverified but of the length it must have. Raises SourceError.
-
-        Without `span` (offset, length and size of the file) it is of unknown length, at most MAX_TITLE_JSON.
-        """
+    async def _get(self, source: Source, path: str, part: Part, signed: Signed | None) -> memoryview:
+        """The body of one request, unverified but of the length it must have. Raises SourceError."""
         if not source.objects:
-            return await self._request(source, source.url + path, span, shown, leave)
+            return await self._request(source, source.url + path, part, shown)
         name, asked = path.rpartition("/")[2], Signed([source], _nobody) if signed is None else signed
         if self._proof is not None and not self._object_stores:
             raise SourceError(
@@ -320,7 +320,7 @@ class Fetch:
             if url is None:
                 raise SourceError("absent", "the controller names no URL for it there")
             try:
-                return await self._request(source, url, span, _plainly, leave)
+                return await self._request(source, url, part, _plainly)
             except _EndedError:
                 if not await asked.refused(source, name, url):
                     break
@@ -330,8 +330,8 @@ class Fetch:
             "is missing, the controller's keys may not read it, or clocks differ",
         )
 
-    async def _request(self, source: Source, target: str, span: Span | None, show: Show, leave: Leave) -> bytearray:
-        headers = {}
+    async def _request(self, source: Source, target: str, part: Part, show: Show) -> memoryview:
+        headers, span = {}, part.span
         if span is not None and span[1] != span[2]:
             headers["Range"] = f"bytes={span[0]}-{span[0] + span[1] - 1}"
         url = URL(target, encoded=True)
@@ -342,59 +342,33 @@ class Fetch:
                 if source.objects and response.status in _ENDED:
                     raise _EndedError
                 check_head(response.status, response.headers, span)
-                return await self._body(response, span, source, leave)
+                return await self._body(response, part, source)
         except ConfigError as error:
             raise SourceError("absent", str(error)) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise SourceError("retry", unsigned(f"{error or type(error).__name__}")) from None
 
-    async def _body(
-        self, response: aiohttp.ClientResponse, span: Span | None, source: Source, leave: Leave
-    ) -> bytearray:
+    async def _body(self, response: aiohttp.ClientResponse, part: Part, source: Source) -> memoryview:
         """Read the body at the pace of the rate cap, and not a byte more than it may have."""
-        most = span[1] if span is not None else MAX_TITLE_JSON
-        patience = self._limits.chunk_s * (max(1.0, most / CHUNK_BYTES) if span is not None else 1.0)
-        data, waited = bytearray(), 0.0
+        data = memoryview(part.room)[: part.span[1] if part.span is not None else None]
+        most, come, waited = len(data), 0, 0.0
+        patience = self._limits.chunk_s * (max(1.0, most / CHUNK_BYTES) if part.span is not None else 1.0)
         while True:
             began = self._clock.now()
-            part = await response.content.readany()
+            more = await response.content.readany()
             waited += self._clock.now() - began
-            if not part:
+            if not more:
                 break
-            data += part
-            step_aside()  # where bytes are always there this loop never waits for any
-            if len(data) > most:
+            if come + len(more) > most:
                 raise SourceError("bad", f"it sends more than the {most} bytes asked for")
-            if waited > patience and leave(len(data) / waited):
-                raise SourceError("retry", f"it sent {len(data)} bytes in {waited:.0f} s, which is too slow")
-            await self._bucket.take(len(part))
+            data[come : come + len(more)] = more
+            come += len(more)
+            step_aside()  # where bytes are always there this loop never waits for any
+            if waited > patience and part.leave(come / waited):
+                raise SourceError("retry", f"it sent {come} bytes in {waited:.0f} s, which is too slow")
+            await self._bucket.take(len(more))
             if source.rank != "peer":
-                await self._uplink.take(len(part))
-        if span is not None and len(data) < most:
-            raise SourceError("retry", f"it sent {len(data)} bytes instead of {most}")
-        return data
-
-
-def check_head(status: int, headers: Mapping[str, str], span: Span | None) -> None:
-    """Raise SourceError unless this head announces exactly what was asked for (RFC 9110 14.4, 15.3.7)."""
-    ranged = span is not None and span[1] != span[2]
-    if status in _TRANSIENT:
-        raise SourceError("retry", f"it answers {status}")
-    if 300 <= status < 400:
-        raise SourceError("absent", f"it redirects ({status}), which is not followed")
-    if ranged and status == 200:
-        raise SourceError("bad", "it ignores Range and sends the whole file")
-    if status != (206 if ranged else 200):
-        raise SourceError("absent", f"it answers {status}")
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise SourceError("bad", f"it encodes the content as {headers['Content-Encoding'][:40]}")
-    if span is None:
-        return
-    offset, length, size = span
-    if headers.get("Content-Length", str(length)) != str(length):
-        raise SourceError("bad", f"it announces {headers['Content-Length'][:40]} bytes instead of {length}")
-    if ranged:
-        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        if match is None or tuple(map(int, match.groups())) != (offset, offset + length - 1, size):
-            said = headers.get("Content-Range", "nothing")[:80]
-            raise SourceError("bad", f"it announces the range {said!r}, not {offset}-{offset + length - 1}/{size}")
+                await self._uplink.take(len(more))
+        if part.span is not None and come < most:
+            raise SourceError("retry", f"it sent {come} bytes instead of {most}")
+        return data[:come]

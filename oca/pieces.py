@@ -12,6 +12,8 @@ from collections.abc import Iterator
 PIECE = 64 << 10
 """Bytes: what BLAKE3, and a write to the page cache, take some twenty microseconds for."""
 
+_stepping = False
+
 
 def pieces(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
     """`data` in pieces of at most `PIECE`; between two of them whoever waits for the processor has it."""
@@ -22,6 +24,13 @@ def pieces(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         yield view[start : start + PIECE]
 
 
+def give_way() -> None:
+    """From now on this process steps aside: others wait for what it does, or nobody does."""
+    global _stepping
+    _stepping = True
+
+
 def step_aside() -> None:
-    """Let those have the processor who wait for it (sched_yield(2)); costs a system call where nobody does."""
-    os.sched_yield()
+    """Let those have the processor who wait for it (sched_yield(2)), in a process that gives way."""
+    if _stepping:
+        os.sched_yield()

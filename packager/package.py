@@ -44,7 +44,7 @@ _SPACE_FACTOR = 2.5
 # While a track is encrypted it is there in clear, and twice encrypted.
 _SEALING_FACTOR = 2.0
 # To be raised when the same source and options give other bytes than before.
-_RECIPE = 2
+_RECIPE = 3
 _LOOK_BYTES = 1 << 20
 # What a chunk takes in title.json, and some for what else is listed there.
 _LISTED_BYTES = 80

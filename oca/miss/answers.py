@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from oca.asking import HELD_ONLY
 from oca.config import ApplianceSettings
-from oca.fetch import HELD_ONLY
 from oca.http.answer import Answer, Missed
 from oca.http.connection import Connection
 from oca.http.server import Server

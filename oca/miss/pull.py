@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from oca.asking import SourceError
 from oca.counters import Counters
 from oca.errors import StoreError
-from oca.fetch import SourceError
 from oca.miss.pulled import Arrival, Key, Pulled
 from oca.miss.upstream import DISTRUST_S, SUSPECT_S, Upstreams
 from oca.title.digest import digest, version_of

@@ -12,11 +12,11 @@ import aiohttp
 import structlog
 from yarl import URL
 
+from oca.asking import HELD_ONLY, SourceError, Span, check_head
 from oca.breaker import Breaker, Terms
 from oca.config import MissSettings
 from oca.counters import Counters
 from oca.errors import ConfigError
-from oca.fetch import HELD_ONLY, SourceError, Span, check_head
 from oca.title.digest import CHUNK_BYTES
 from oca.title.model import MAX_TITLE_JSON
 from oca.trust.fleet import shown

@@ -15,11 +15,11 @@ import errno
 import os
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oca.errors import StoreError
-from oca.pieces import pieces
+from oca.pieces import pieces, step_aside
 from oca.title.digest import chunk_count, digest
 from oca.title.model import File
 
@@ -32,7 +32,15 @@ _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 _SYNC_FILE_RANGE_WRITE = 2
 # Chunks that may be on their way to the disk before the first of them is taken to be there.
 _DRYING = 8
+_STEP = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _steps(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """Offsets and lengths that calls are made for, each of which the kernel does without a pause."""
+    for start in range(offset, offset + length, _STEP):
+        yield start, min(_STEP, offset + length - start)
+        step_aside()
 
 
 def record_of(path: Path) -> Path:
@@ -127,7 +135,7 @@ class Landing:
         except OSError:
             return False
 
-    def settle(self, chunk: int, data: bytes | bytearray) -> None:
+    def settle(self, chunk: int, data: bytes | memoryview) -> None:
         """Write the verified bytes of `chunk`, then record it. Raises StoreError.
 
         Files are opened anew each time (microseconds against megabytes): a call that outlives its cancelled caller
@@ -151,11 +159,13 @@ class Landing:
 
         The page cache is for what viewers watch, and that is not what was just filled. Nothing waits here.
         """
-        _sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+        for start, size in _steps(offset, length):
+            _sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
         self._drying.append((offset, length))
         while len(self._drying) > _DRYING:
-            # What is not on the disk yet stays where it is.
-            os.posix_fadvise(fd, *self._drying.popleft(), os.POSIX_FADV_DONTNEED)
+            for start, size in _steps(*self._drying.popleft()):
+                # What is not on the disk yet stays where it is.
+                os.posix_fadvise(fd, start, size, os.POSIX_FADV_DONTNEED)
 
     def discard(self) -> None:
         """Remove file and record, the record first. Raises StoreError."""

@@ -29,7 +29,7 @@ Cap = tuple[int, int]
 # x264's B-pictures by preset; the tuning for animation adds two.
 _B_FRAMES = {"ultrafast": 0, "veryslow": 8}
 _MORE_B_FRAMES = 2
-TUNINGS: Mapping[str, tuple[str, ...]] = {"h264": ("film", "animation", "grain"), "hevc": (), "av1": ()}
+TUNINGS: Mapping[str, tuple[str, ...]] = {"h264": ("animation",), "hevc": (), "av1": ()}
 """What an encoder may be told of the content, as x264 calls it; '' tells it nothing."""
 
 # Pixels a side that an encoder takes at least, found by trial: x265, and SVT-AV1 at a given rate.
@@ -85,19 +85,15 @@ def _cap(rung: Rung) -> Cap | None:
 
 
 def _tuning(name: str, preset: str) -> dict[str, Any]:
-    """x264's own tunings, but for the doubled references of animation, for which older players have no memory.
+    """x264's own tuning, but for the doubled references of animation, for which older players have no memory.
 
     aq: how much goes to flat places at the cost of others. psy: how much to keep sharp or grainy what was so, at the
-    cost of being true. deblock: how soft the edges of blocks become.
+    cost of being true. deblock: how soft the edges of blocks become. Its tunings for film and grain took least at
+    equal VMAF of none of nine clips (docs/packaging.md), noisy ones among them.
     """
-    if name == "film":
-        return {"deblock": "-1:-1", "psy-rd": "1.0:0.15"}
     if name == "animation":
         frames = _B_FRAMES.get(preset, 3) + _MORE_B_FRAMES
         return {"deblock": "1:1", "psy-rd": "0.4:0.0", "aq-strength": 0.6, "bf": frames}
-    if name == "grain":
-        # Nor its dead zones, which ffmpeg has no option for.
-        return {"deblock": "-2:-2", "psy-rd": "1.0:0.25", "aq-strength": 0.5, "qcomp": 0.8}
     return {}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,9 @@ _STRETCHES, _STRETCH_S = 4, 4
 # Stretches of so many bytes together are kept raw, which costs no time to read; longer ones packed.
 _MOST_RAW = 512 << 20
 _MOST_RUNGS = len(RATES)
+# Where a single stretch stands for all, trials one after the other would leave processors idle. Not by how many there
+# are: the same source gives the same ladder everywhere.
+_AT_ONCE = 2
 _TRIALS = "trials.json"
 
 
@@ -177,11 +181,19 @@ def _trials(
 
     with side_by_side(binary, jobs) as (runner, pool):
         samples = list(pool.map(partial(kept, runner), parts))
+        # What is tried, or was: the comparison of tunings has made a part of what comes after it.
+        tried: dict[tuple[int, Rung], Future[tuple[float, float]]] = {}
+
+        def submitted(part: Chunk, sample: Job, rung: Rung) -> Future[tuple[float, float]]:
+            key = (part.number, rung)
+            if key not in tried:
+                tried[key] = pool.submit(one, runner, part, sample, rung)
+            return tried[key]
 
         def make(rungs: Sequence[Rung], every: int) -> list[Trial]:
             """The trials of these rungs, of the stretches each `every`th."""
             some = samples[::every]
-            running = [[pool.submit(one, runner, part, sample, rung) for part, sample in some] for rung in rungs]
+            running = [[submitted(part, sample, rung) for part, sample in some] for rung in rungs]
             weights = [stood_for(job, part) for part, _ in some]
             frames = sum(weights)
             made = []
@@ -192,15 +204,16 @@ def _trials(
                 made.append(Trial(rung.codec, rung.height, rung.crf, kbps, mean, rung.tuning))
             return made
 
-        found = [trial for codec in codecs for trial in _searched(job.source, codec, scale, make)]
+        at_once = max(1, _AT_ONCE // len(samples))
+        found = [trial for codec in codecs for trial in _searched(job.source, codec, scale, make, at_once)]
     progress(all_in_all, all_in_all)
     return found
 
 
 def _searched(
-    source: Source, codec: str, scale: Scale, make: Callable[[Sequence[Rung], int], list[Trial]]
+    source: Source, codec: str, scale: Scale, make: Callable[[Sequence[Rung], int], list[Trial]], at_once: int
 ) -> list[Trial]:
-    """The trials of a codec that `make` makes, until `search` asks for no more."""
+    """The trials of a codec that `make` makes, `at_once` finer ones, until `search` asks for no more."""
     every, tuning = sizes(source), ""
     middle = search.QUANTIZERS[codec][search.MIDDLE]
     if TUNINGS[codec]:
@@ -210,7 +223,7 @@ def _searched(
         )
     found = make([_tried(source, codec, lines, middle, tuning) for lines in every], 1)
     aim = _aim(source, codec, scale)
-    while wanted := search.more(_points(found, codec), codec, scale.metric, aim):
+    while wanted := search.more(_points(found, codec), codec, scale.metric, aim, at_once):
         found += make([_tried(source, codec, lines, crf, tuning) for lines, crf in wanted], 1)
     return found
 

@@ -50,10 +50,10 @@ _AXES: Mapping[Metric, _Axis] = {
 }
 
 
-def more(points: Iterable[Point], codec: str, metric: Metric, aim: Aim) -> list[tuple[int, float]]:
-    """Lines and quantizers to try next, by what was tried: at most one finer and one coarser; none if that is enough.
+def more(points: Iterable[Point], codec: str, metric: Metric, aim: Aim, at_once: int = 1) -> list[tuple[int, float]]:
+    """Lines and quantizers to try next, by what was tried: at most `at_once` finer and coarser; none if it is enough.
 
-    Finer ones are of the largest size that wants any, coarser ones of the smallest: what these give tells whether the
+    Finer ones are of the largest sizes that want any, coarser ones of the smallest: what these give tells whether the
     others are still needed.
     """
     sizes = _by_size(points)
@@ -79,7 +79,7 @@ def more(points: Iterable[Point], codec: str, metric: Metric, aim: Aim) -> list[
         for each in _coarser(tried, quantizers, metric)
         if worth(tried[-1], each)
     ]
-    return [(each.lines, each.crf) for each in (*finer[:1], *coarser[:1])]
+    return [(each.lines, each.crf) for each in (*finer[:at_once], *coarser[:at_once])]
 
 
 def cost(point: Point, metric: Metric) -> float:

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oca.asking import SourceError, check_head
 from oca.breaker import Terms
 from oca.bucket import BURST_S, Bucket
 from oca.clock import Clock
 from oca.errors import StoreError
-from oca.fetch import Fetch, FetchError, SourceError, check_head
+from oca.fetch import Fetch, FetchError
 from oca.health import Health, Limits, pause_s, quickest, too_slow
 from oca.store.landing import Landing, claimed_chunks, record_of
 from oca.title import model as title_format

@@ -16,10 +16,11 @@ from bench import certificate
 from control.fleet.authority import Authority
 from oca import wire
 from oca.appliance import check_safety
+from oca.asking import SourceError
 from oca.config import ApplianceSettings, MissSettings
 from oca.counters import Counters
 from oca.errors import ConfigError
-from oca.fetch import Fetch, FetchError, SourceError
+from oca.fetch import Fetch, FetchError
 from oca.health import Limits
 from oca.http.certificates import Certificates, CertificateSettings, TlsSettings
 from oca.http.gate import Gate, TokenSettings

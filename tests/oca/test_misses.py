@@ -12,8 +12,8 @@ import pytest
 from msgspec import inspect
 
 from oca import channel
+from oca.asking import HELD_ONLY
 from oca.config import MissSettings
-from oca.fetch import HELD_ONLY
 from oca.title.digest import CHUNK_BYTES
 from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.boxes import (

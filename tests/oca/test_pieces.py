@@ -9,7 +9,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oca.pieces import PIECE, pieces
+from oca.pieces import PIECE, give_way, pieces
 from oca.title.digest import digest
 
 
@@ -27,8 +27,13 @@ def test_pieces_are_all_of_it_in_order(length: int, kind: type) -> None:
 
 
 def test_others_have_the_processor_between_two_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that gives way; one that viewers wait for goes on."""
     given = []
     monkeypatch.setattr(os, "sched_yield", lambda: given.append(True))
+    monkeypatch.setattr("oca.pieces._stepping", False)
+    digest(bytes(4 * PIECE))
+    assert not given
+    give_way()
     for length, times in ((0, 0), (PIECE, 0), (PIECE + 1, 1), (4 * PIECE, 3)):
         given.clear()
         digest(bytes(length))

@@ -16,6 +16,7 @@ from oca.errors import ConfigError, FormatError, OcaError
 from oca.store.verify import verify
 from oca.title import model as title_format
 from packager import package
+from packager.encode.encoders import TUNINGS
 from packager.encode.job import plan
 from packager.ffmpeg import Ffmpeg
 from packager.ladder import analysis, quality
@@ -93,10 +94,22 @@ def test_the_tuning_that_takes_least() -> None:
     def best(*others: analysis.Trial) -> str:
         return analysis.tuning_of([trial("", 100), *others], quality.VMAF)
 
-    assert best(trial("film", 95), trial("animation", 90)) == "animation"
-    assert best(trial("film", 99), trial("grain", 120)) == "", "that is chance"
-    assert best(trial("film", 95, 66.0), trial("animation", 105, 74.0)) == "animation"
-    assert best(trial("grain", 110, 71.0)) == ""
+    assert best(trial("one", 95), trial("other", 90)) == "other"
+    assert best(trial("one", 99), trial("other", 120)) == "", "that is chance"
+    assert best(trial("one", 95, 66.0), trial("other", 105, 74.0)) == "other"
+    assert best(trial("one", 110, 71.0)) == ""
+
+
+def test_no_trial_is_made_twice(binary: Ffmpeg, small: Path, tmp_path: Path) -> None:
+    """What the comparison of tunings has shown of a size is not tried again; a single stretch stands for all here."""
+    seeing, told = watched(binary)
+    job = plan(probe(binary, small), (), "ultrafast")
+    assert len(analysis.stretches(job)) == 1
+    found = analysis.trials(seeing, job, ("h264",), quality.VMAF, tmp_path, 2)
+    encoded = [command for command in told.commands if "libx264" in command]
+    # Of the tunings one is taken, and what the others showed is not among the trials of the ladder.
+    assert len(encoded) == len(found) + len(TUNINGS["h264"])
+    assert len({(each.lines, each.crf) for each in found}) == len(found)
 
 
 @pytest.mark.long

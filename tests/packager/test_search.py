@@ -27,21 +27,22 @@ def trial(lines: int, crf: float, effort: float = 1.0) -> Point:
     return Point(lines, crf, kbps, 100 / (1 + exp(-logit)))
 
 
-def searched(effort: float) -> list[Point]:
+def searched(effort: float, at_once: int) -> list[Point]:
     """The trials that are made of such a picture."""
     found = [trial(lines, MIDDLE, effort) for lines in SIZES]
-    while wanted := search.more(found, "h264", "vmaf", AIM):
+    while wanted := search.more(found, "h264", "vmaf", AIM, at_once):
         made = {(each.lines, each.crf) for each in found}
-        assert len(wanted) <= 2
+        assert len(set(wanted)) == len(wanted) <= 2 * at_once
         assert made.isdisjoint(wanted), "nothing is tried twice"
         found += [trial(lines, crf, effort) for lines, crf in wanted]
     return found
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("effort", [0.1, 0.3, 1.0, 3.0, 10.0])
-def test_few_trials_tell_what_all_would(effort: float) -> None:
+def test_few_trials_tell_what_all_would(effort: float, at_once: int) -> None:
     """At any quality that a ladder has, what they take for the cheapest takes hardly more than what is."""
-    found = searched(effort)
+    found = searched(effort, at_once)
     every = [trial(lines, crf / 4, effort) for lines in SIZES for crf in range(4 * 18, 4 * 46 + 1)]
     assert len(found) <= 3 * len(SIZES)
     told, true = curves(search.between(found, "vmaf")), curves(every)
@@ -77,6 +78,16 @@ def test_what_is_not_worth_a_trial() -> None:
     while wanted := search.more(found, "h264", "vmaf", AIM):
         found += [Point(*each, *REAL[each]) for each in wanted]
     assert {(each.lines, each.crf) for each in found} == set(REAL)
+
+
+def test_the_largest_sizes_are_tried_finer_at_once() -> None:
+    """And the smallest coarser: as if the first of each had told nothing."""
+    found = [trial(lines, MIDDLE) for lines in SIZES]
+    one, two = (search.more(found, "h264", "vmaf", AIM, at_once) for at_once in (1, 2))
+    finer, coarser = ([lines for lines, crf in two if (crf < MIDDLE) is fine] for fine in (True, False))
+    assert set(one) < set(two)
+    assert finer == sorted(finer, reverse=True)
+    assert coarser == sorted(coarser)
 
 
 def test_a_size_alone_is_tried_until_it_has_all() -> None:

@@ -23,6 +23,16 @@ def _program() -> int:
         return os.open(compiled("slowdisk", Path(home)), os.O_PATH)
 
 
+def forget(path: Path) -> None:
+    """Have nothing of a file in memory; what has been written is on the disk first."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 class SlowDisk:
     """What is in `source`, seen at `mountpoint`; every read from it takes `delay_s` longer. Needs root."""
 
@@ -74,11 +84,7 @@ class SlowDisk:
         """Forget what is in memory of its files."""
         for folder, _, names in os.walk(self._mountpoint):
             for name in names:
-                fd = os.open(Path(folder) / name, os.O_RDONLY)
-                try:
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(fd)
+                forget(Path(folder) / name)
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench import certificate
 from bench.compiler import compiled
+from bench.disk import forget
 from bench.fleet import Fleet, FleetError, script
 from bench.processor import descendants, process_s
 from oca.residency import Residency
@@ -126,13 +127,9 @@ class Content:
 
     def forget(self) -> None:
         """Leave nothing of it in memory, so that every server brings it there in its own way."""
-        for path in (path for size in self.counts for path in self._media(size)):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(fd)
+        for size in self.counts:
+            for path in self._media(size):
+                forget(path)
 
     def in_memory(self, size: int) -> bool:
         """Whether all segments of a size are, for those who slice and for those who do not."""

@@ -211,8 +211,8 @@ class ArrivingFile(Descriptor):
         self.fd = file.fd
         left = min(offset + length, file.size) - offset
         if chunk.whole:
-            at, length = self._read
-            return length if at == offset else file.resident(offset, min(left, WINDOW))
+            at, come = self._read
+            return min(come, left) if at == offset else file.resident(offset, min(left, WINDOW))
         ready = min(chunk.available(offset, file.size), left - 1)
         if ready <= 0:
             return 0

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.disk import forget
 from oca import blocks
 from oca.blocks import BLOCK
 from oca.counters import Counters
 from oca.http.ahead import ReadAhead
 from oca.http.slices import Descriptor
 from oca.residency import Residency
-from tests.oca.test_cold import forget, wanted
+from tests.oca.test_cold import cold_file, wanted
 
 SIZE = 3 * BLOCK + 5000
 PAGE = 4096
@@ -23,10 +24,7 @@ PAGE = 4096
 @pytest.fixture
 def cold(tmp_path: Path) -> Path:
     """A file of three blocks and a bit, of which nothing is in memory."""
-    path = tmp_path / "cold.bin"
-    path.write_bytes(os.urandom(SIZE))
-    forget(path)
-    return path
+    return cold_file(tmp_path / "cold.bin", SIZE)
 
 
 @pytest.fixture

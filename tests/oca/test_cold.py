@@ -6,39 +6,40 @@ import asyncio
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.disk import forget
 from oca.counters import Counters
 from oca.http.ahead import Done, ReadAhead
-from oca.http.slices import Descriptor, Slices
+from oca.http.server import Server
+from oca.http.slices import Descriptor, Facts, Slices
+from oca.miss.arriving import ArrivingFile, PullerLine
+from oca.miss.errand import Arrived, Found
+from oca.miss.pulled import Key
 from oca.residency import Residency
 from oca.store.content import Store
+from oca.title.digest import CHUNK_BYTES
 from tests.oca import blocking
 
 PAGE = 4096
 SIZE = 64 * PAGE + 100
 
 
-def forget(path: Path) -> None:
-    """Drop a file's pages from memory."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
+def cold_file(path: Path, size: int) -> Path:
+    """A file of which nothing is in memory, on a file system whose cache can be dropped."""
+    path.write_bytes(os.urandom(size))
+    forget(path)
+    return path
 
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Path:
-    """A file of which nothing is in memory, on a file system whose cache can be dropped."""
-    path = tmp_path / "cold.bin"
-    path.write_bytes(os.urandom(SIZE))
-    forget(path)
-    return path
+    return cold_file(tmp_path / "cold.bin", SIZE)
 
 
 def test_a_file_just_written_is_resident_and_a_forgotten_one_is_not(tmp_path: Path, cold: Path) -> None:
@@ -130,6 +131,26 @@ async def test_a_failure_of_the_disk_is_told(tmp_path: Path) -> None:
     ahead, descriptor = ReadAhead(2, counters), Descriptor(tmp_path)
     error = await wanted(ahead, descriptor, 0, PAGE)
     assert isinstance(error, OSError)
+    ahead.close()
+
+
+async def test_a_part_of_what_was_pulled_is_no_more_than_was_asked_for(tmp_path: Path) -> None:
+    """Also one that begins where a longer one began that a disk has just given: ranges may overlap."""
+    key = Key("clip", "0" * 32, "v1.mp4", 0)
+    place = tmp_path / key.place
+    place.parent.mkdir(parents=True)
+    cold_file(place, SIZE)
+    line, ahead = PullerLine(tmp_path), ReadAhead(2, Counters())
+    facts = Facts(key.title, key.version, "v1", -1, 0, SIZE, "video/mp4", '"a"', 0)
+    server = cast(Server, SimpleNamespace(ahead=ahead))
+    arriving = ArrivingFile(line, server, Found(1, key.name, CHUNK_BYTES, facts))
+    assert arriving.ready(0, 5000) == 0, "nothing is known of it yet"
+    line.chunk(key, 0).hear(Arrived(1, key.place, 0, SIZE, whole=True))
+    assert arriving.ready(0, 5000) == 0, "it is not in memory"
+    told = asyncio.Event()
+    arriving.when_ready(0, 5000, told.set)
+    await asyncio.wait_for(told.wait(), 60)
+    assert [arriving.ready(0, length) for length in (5000, 10, 5000)] == [5000, 10, 5000]
     ahead.close()
 
 

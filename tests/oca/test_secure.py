@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from bench import certificate
+from bench.disk import forget
 from oca.errors import ConfigError
 from oca.http import openssl
 from oca.http.certificates import Certificates, CertificateSettings, TlsSettings, valid_until
@@ -27,7 +28,6 @@ from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.conftest import Running, Start
 from tests.oca.test_appliance import OCA, Appliance
 from tests.oca.test_appliance import until as until_seen
-from tests.oca.test_cold import forget
 from tests.oca.test_serving import closed, until
 
 BIG = 12 << 20

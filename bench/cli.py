@@ -110,6 +110,12 @@ def serve(
     workers: Annotated[
         str, typer.Option(help="Such as 1,2,4: how we grow with workers instead, on a machine with more processors.")
     ] = "",
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0, max=100, help="With --workers: percent of a processor for each, where there are too few for all."
+        ),
+    ] = 0.0,
     tls: Annotated[bool, typer.Option("--tls", help="Over TLS, which leaves out the loop in C.")] = False,
     client: Annotated[
         Client, typer.Option(help="Who asks: our reader, the cheaper one, or wrk, which is always the one over TLS.")
@@ -129,9 +135,11 @@ def serve(
     _plottable(plot)
     if workers and (tls or written):
         raise OcaError("--workers goes together with neither --tls nor --written: leave one out")
+    if share and not workers:
+        raise OcaError("--share is what each of --workers gets: give both")
     if workers:
         counts = _counts(workers)
-        found = _run(lambda step: scaling.run(counts, rounds, seconds, step))
+        found = _run(lambda step: scaling.run(counts, rounds, seconds, step, share))
         panels, title, rows = scaling.panels(found), "Throughput by workers", _scaling_rows
     else:
         found = _run(lambda step: comparison.run(rounds, seconds, step, secure=tls, client=client, written=written))
@@ -160,13 +168,20 @@ def cold(
     rounds: Rounds = 5,
     seconds: Seconds = 3.0,
     pause: Annotated[float, typer.Option(min=0, help="Milliseconds that hot clients rest after an answer.")] = 0.0,
+    disk: Annotated[
+        coldness.DiskKind | None,
+        typer.Option(
+            help="The disk for temporary files, throttled by the kernel to 60 MB/s, or a simulated one. "
+            "Throttled, where the kernel can do that."
+        ),
+    ] = None,
     json: Json = False,
     plot: Plot = None,
 ) -> None:
     """Serve hot segments while 64 clients read others from a slow disk, beside nginx with and without threads."""
     _only_nginx(rival)
     _plottable(plot)
-    found = _run(lambda step: coldness.run(rounds, seconds, step, pause / 1000))
+    found = _run(lambda step: coldness.run(rounds, seconds, step, pause / 1000, disk))
     if plot is not None:
         pictures.draw(coldness.panels(found), "Hot requests beside readers of cold content", plot)
     _print(found, json, _cold_rows)
@@ -316,7 +331,7 @@ def _serve_rows(found: dict[str, Any]) -> Table:
     columns = ("GB/s", "machine CPU-s/GB", "server CPU-s/GB", "p99 ms")
     caption = (
         f"client {found['client']}, congestion control {found['congestion_control']}, content {found['content']}; "
-        f"blocks of 2 MiB: {found['not_in_blocks'] or 'yes'}"
+        f"memory holds {': '.join(filter(None, (found['memory'], found['not_in_blocks'])))}"
     )
     table = Table("case", "server", *columns, "CPU : nginx", "GB/s : nginx", "CPU : floor", caption=caption)
     for case in found["cases"]:
@@ -354,7 +369,9 @@ def _ladder_rows(found: dict[str, Any]) -> Table:
 
 
 def _cold_rows(found: dict[str, Any]) -> Table:
-    table = Table("server", "hot p99 ms", "beside cold readers", "hot GB/s", "beside cold readers", "cold MB/s")
+    columns = ("hot p99 ms", "beside cold readers", "hot GB/s", "beside cold readers", "cold MB/s")
+    caption = f"{found['disk']} disk; memory holds {found['memory']}; ours {found['ratio']} times, {found['spread']}"
+    table = Table("server", *columns, caption=caption)
     for name, of in found["servers"].items():
         table.add_row(name, *(f"{value:.2f}" for value in of.values()))
     return table

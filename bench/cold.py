@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvloop
 
@@ -26,6 +26,8 @@ from bench.download import Client, DownloadError
 from bench.fleet import FleetError, free_ports
 from bench.plot import Bar, Panel
 from bench.rivals import Content, Served
+from bench.throttle import ThrottledDisk
+from oca import blocks
 
 HOT_BYTES, COLD_BYTES = 64 << 10, 512 << 10
 # More than can be read within a run at the disk's speed, so that nothing is met in memory a second time.
@@ -33,6 +35,14 @@ _COLD_COUNT = 3000
 COLD_CLIENTS = 64
 _HOT_CONNECTIONS = 8
 DELAY_S = 0.010
+"""What every read from a simulated disk takes."""
+SPEED = 60e6
+"""Bytes a second of a throttled disk: a hard disk whose readers are all elsewhere."""
+
+DiskKind = Literal["throttled", "simulated"]
+"""The disk below the directory for temporary files, its reads limited by the kernel; or one of FUSE, each of whose
+reads takes DELAY_S, several at once, and which costs processor time."""
+AnyDisk = SlowDisk | ThrottledDisk
 
 
 @dataclass(frozen=True)
@@ -82,10 +92,13 @@ async def read_cold(port: int, paths: Sequence[str]) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def run(rounds: int, seconds: float, step: Callable[[str], None], pause_s: float = 0.0) -> dict[str, Any]:
+def run(
+    rounds: int, seconds: float, step: Callable[[str], None], pause_s: float = 0.0, kind: DiskKind | None = None
+) -> dict[str, Any]:
     """All servers in turn, `rounds` times: hot alone, then hot while 64 clients read cold content.
 
-    Hot clients rest for `pause_s` after each answer; those who never do keep their processor full.
+    Hot clients rest for `pause_s` after each answer; those who never do keep their processor full. Without a `kind`
+    the disk is throttled if the kernel can do that.
     """
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="oca-bench-")))
@@ -94,15 +107,31 @@ def run(rounds: int, seconds: float, step: Callable[[str], None], pause_s: float
         slow = home / "slow"
         rivals.make_content(slow, {COLD_BYTES: _COLD_COUNT})
         os.sync()  # or the disk would still be busy with writing while hot requests are measured
-        disk = stack.enter_context(SlowDisk(slow, home / "disk", DELAY_S))
-        cold = Content(home / "disk" / "store", home / "disk" / "files", _cold_url(slow), {COLD_BYTES: _COLD_COUNT})
+        disk, place = _disk(slow, home, kind, stack)
+        cold = Content(place / "store", place / "files", _cold_url(slow), {COLD_BYTES: _COLD_COUNT})
         found: dict[str, list[dict[str, float]]] = {}
         servers = _start(hot, cold, home, stack)
+        kind = "throttled" if isinstance(disk, ThrottledDisk) else "simulated"
+        if isinstance(disk, ThrottledDisk):
+            for rival in servers.values():
+                disk.admit(rival.server.pid)
+        memory = blocks.reading(place.stat().st_dev).reach.memory
         for number in range(rounds):
             for name, rival in servers.items():
                 step(f"{name} {number + 1}/{rounds}")
                 found.setdefault(name, []).append(_round(rival, disk, seconds, home, number, pause_s))
-    return _summary(found)
+    return {"disk": kind, "memory": memory, **_summary(found)}
+
+
+def _disk(slow: Path, home: Path, kind: DiskKind | None, stack: contextlib.ExitStack) -> tuple[AnyDisk, Path]:
+    """The disk that cold content is on, and where it is seen."""
+    if kind != "simulated":
+        try:
+            return stack.enter_context(ThrottledDisk(slow, SPEED)), slow
+        except FleetError:
+            if kind is not None:
+                raise
+    return stack.enter_context(SlowDisk(slow, home / "disk", DELAY_S)), home / "disk"
 
 
 def _cold_url(slow: Path) -> str:
@@ -134,7 +163,7 @@ def _start(hot: Content, cold: Content, home: Path, stack: contextlib.ExitStack)
     return servers
 
 
-def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int, pause_s: float) -> dict[str, float]:
+def _round(rival: Rival, disk: AnyDisk, seconds: float, home: Path, seed: int, pause_s: float) -> dict[str, float]:
     """One run against one server: milliseconds, and what the disk saw."""
 
     def hot() -> load.Run:
@@ -148,7 +177,7 @@ def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int, 
     listed = home / "cold.json"
     listed.write_text(json.dumps(order))
     command = ["taskset", "-c", "1", sys.executable, "-m", "bench.cold", str(rival.server.port), str(listed)]
-    before = disk.reads
+    before = disk.read_bytes
     readers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert readers.stdout is not None
@@ -159,11 +188,11 @@ def _round(rival: Rival, disk: SlowDisk, seconds: float, home: Path, seed: int, 
     finally:
         said, _ = readers.communicate("")
     came = json.loads(said)
-    reads = disk.reads - before
+    read = disk.read_bytes - before
     if came["failed"]:
         raise FleetError(f"{rival.server.name} failed those who read cold content: {came['failed'][0]}")
-    if not came["done"] or reads < came["done"]:
-        raise FleetError(f"{came['done']} cold segments came with {reads} reads from the disk: they were not cold")
+    if not came["done"] or read < came["done"] * COLD_BYTES:
+        raise FleetError(f"{came['done']} cold segments came of {read} bytes from the disk: they were not cold")
     return {
         "hot_p99_ms": alone.p99_ms,
         "hot_p99_ms_under_cold": under.p99_ms,

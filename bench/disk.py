@@ -80,6 +80,11 @@ class SlowDisk:
         """How many reads have come through to the disk so far; those answered from memory do not."""
         return int(self._ask("reads"))
 
+    @property
+    def read_bytes(self) -> int:
+        """How many bytes have been read from it so far; those read from memory do not count."""
+        return int(self._ask("bytes"))
+
     def drop(self) -> None:
         """Forget what is in memory of its files."""
         for folder, _, names in os.walk(self._mountpoint):

@@ -1,4 +1,7 @@
-"""How throughput grows with the number of workers; the clients run on the processors that the workers leave."""
+"""How throughput grows with the number of workers; the clients run on the processors that the workers leave.
+
+Where there are too few processors for that, each worker gets a share of one, and clients have what is left of all.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from bench import load, rivals, serve
+from bench.cgroup import ControlGroup
 from bench.fleet import FleetError, free_ports
 from bench.plot import Bar, Panel
+from bench.processor import descendants
+from bench.rivals import Served
 
 SIZES = {64 << 10: 512, 2 << 20: 48}
+# How often a share is given out, in microseconds.
+_PERIOD_US = 10_000
 
 
-def run(workers: Sequence[int], rounds: int, seconds: float, step: Callable[[str], None]) -> dict[str, Any]:
-    """Gigabytes a second for each number of workers, the first of which the others are compared with."""
+def run(
+    workers: Sequence[int], rounds: int, seconds: float, step: Callable[[str], None], share: float = 0.0
+) -> dict[str, Any]:
+    """Gigabytes a second for each number of workers, the first of which the others are compared with.
+
+    `share`: what each worker may use of a processor, in percent; 0: all of one, on which no client runs.
+    """
     processors = sorted(os.sched_getaffinity(0))
-    if max(workers) >= len(processors):
+    if not share and max(workers) >= len(processors):
         raise FleetError(
-            f"{max(workers)} workers and their clients need more than {len(processors)} processors: ask for fewer"
+            f"{max(workers)} workers and their clients need more than {len(processors)} processors: ask for fewer, "
+            "or let each have a --share of one"
+        )
+    # Receiving costs about what sending does.
+    if 2 * max(workers) * share / 100 > len(processors):
+        raise FleetError(
+            f"{max(workers)} workers at {share:g} % of a processor and their clients need more than "
+            f"{len(processors)} processors: ask for fewer, or for a smaller share"
         )
     rows = []
     with tempfile.TemporaryDirectory(prefix="oca-bench-") as folder:
@@ -35,18 +55,20 @@ def run(workers: Sequence[int], rounds: int, seconds: float, step: Callable[[str
                 for count in workers:
                     step(f"{serve.Case(size).name}: {count} workers, {number + 1}/{rounds}")
                     with contextlib.ExitStack() as stack:
-                        own, others = _listed(processors[:count]), _listed(processors[count:])
-                        server = rivals.oca(content, home, (next(ports), next(ports)), own, workers=count)
+                        # With a share each, workers and clients run on all.
+                        own, others = (processors,) * 2 if share else (processors[:count], processors[count:])
+                        server = rivals.oca(content, home, (next(ports), next(ports)), _listed(own), workers=count)
                         stack.callback(server.stop)
-                        clients = len(processors) - count
+                        if share:
+                            _limit(server, share, processors, stack)
                         found = load.measure(
                             server,
                             content.paths(size),
                             seconds,
-                            others,
+                            _listed(others),
                             home,
-                            connections=32 * clients,
-                            threads=clients,
+                            connections=32 * len(others),
+                            threads=len(others),
                         )
                     speeds[count].append(found.gb_per_s)
             first = speeds[workers[0]]
@@ -61,7 +83,23 @@ def run(workers: Sequence[int], rounds: int, seconds: float, step: Callable[[str
                         "spread": [round(min(speeds[count]), 4), round(max(speeds[count]), 4)],
                     }
                 )
-    return {"runs": rounds, "processors": len(processors), "rows": rows}
+    return {"runs": rounds, "processors": len(processors), "share": share, "rows": rows}
+
+
+def _limit(server: Served, share: float, processors: Sequence[int], stack: contextlib.ExitStack) -> None:
+    """Let each worker use `share` percent of one processor."""
+    quota, period = str(round(_PERIOD_US * share / 100)), str(_PERIOD_US)
+    old, new = {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota}, {"cpu.max": f"{quota} {period}"}
+    for number, worker in enumerate(_workers(server)):
+        stack.enter_context(ControlGroup("cpu", old, new)).admit(worker)
+        for task in Path(f"/proc/{worker}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {processors[number % len(processors)]})
+
+
+def _workers(server: Served) -> list[int]:
+    """Its processes that serve."""
+    found = descendants(server.pid)
+    return [pid for pid in found if b"oca.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
 
 
 def panels(found: dict[str, Any]) -> list[Panel]:

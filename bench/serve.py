@@ -118,7 +118,7 @@ def run(
     is served has not been read from a disk, but is in memory as writing it left it.
     """
     started = time.time()
-    hindrance = blocks.hindrance(Path(tempfile.gettempdir()).stat().st_dev)
+    reading = blocks.reading(Path(tempfile.gettempdir()).stat().st_dev)
     with tempfile.TemporaryDirectory(prefix="oca-bench-") as folder:
         home = Path(folder)
         content = rivals.make_content(home, _COUNTS)
@@ -149,7 +149,8 @@ def run(
         "client": "wrk" if secure else client,
         "congestion_control": _CONGESTION.read_text().strip(),
         "content": "written" if written else "read",
-        "not_in_blocks": hindrance,
+        "memory": reading.reach.memory,
+        "not_in_blocks": reading.why,
         "seconds": round(time.time() - started, 1),
         "cases": cases,
     }

@@ -5,7 +5,7 @@
  * Every read takes DELAY_MS longer, several at once as on a disk with a queue. Pages are cached as usual, so only
  * content that is not in memory is slow. Lines on standard input, each answered by one on standard output:
  *   ok | eio | read-eio | enospc     from now on: work, fail all, fail reads, fail writes and creations for lack of room
- *   reads                            how many reads have come through so far
+ *   reads | bytes                    how many reads, and how many bytes by them, have come through so far
  * It speaks the kernel's protocol on /dev/fuse (linux/fuse.h) itself, so it needs no library.
  */
 #define _GNU_SOURCE
@@ -37,7 +37,7 @@ static int device;
 static long delay_ms;
 static char root[4096];
 static atomic_int fault;
-static atomic_long reads;
+static atomic_long reads, read_bytes;
 
 /* Nodes are paths below the source; number 1 is the source itself. They are never forgotten: a test ends soon. */
 static char *paths[NODES];
@@ -247,6 +247,7 @@ static void serve(struct fuse_in_header *in, void *body, char *scratch)
         error = count < 0 ? -errno : 0;
         data = scratch;
         length = count < 0 ? 0 : count;
+        atomic_fetch_add(&read_bytes, length);
         break;
     }
     case FUSE_WRITE: {
@@ -380,6 +381,8 @@ int main(int count, char **words)
             atomic_store(&fault, known);
         if (known >= 0 || !strcmp(line, "reads"))
             printf("%ld\n", atomic_load(&reads));
+        else if (!strcmp(line, "bytes"))
+            printf("%ld\n", atomic_load(&read_bytes));
         else
             printf("unknown\n");
         fflush(stdout);

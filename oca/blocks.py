@@ -7,10 +7,12 @@ and readahead(2) and WILLNEED never do.
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 BLOCK = 2 << 20
 """Bytes; blocks begin at multiples of it."""
@@ -21,9 +23,31 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _DEVICES = Path("/sys/dev/block")
 
 
-def unsuited(file_system: str, release: str, huge_page: int, read_ahead_kb: int) -> str:
-    """Why reading in blocks is not right, "" if it is, by the kernel's release, its huge page in bytes, the disk's
-    read-ahead.
+class Reach(enum.Enum):
+    """How far a disk is read for a window of a file that is not in memory, as long as it answers quickly."""
+
+    BLOCK = "block"
+    """The whole blocks that the window lies in."""
+    FAR = "far"
+    """The window and what the kernel reads ahead by itself, in ever larger pieces."""
+    WINDOW = "window"
+    """The window alone."""
+
+    @property
+    def memory(self) -> str:
+        """What memory holds of it, in words."""
+        return {"block": "blocks of 2 MiB", "far": "large pieces", "window": "pages"}[self.value]
+
+
+class Reading(NamedTuple):
+    """How a disk is read, and why not in blocks ("" if it is)."""
+
+    reach: Reach
+    why: str = ""
+
+
+def suited(file_system: str, release: str, huge_page: int, read_ahead_kb: int) -> Reading:
+    """How to read, by the kernel's release, its huge page in bytes, the disk's read-ahead.
 
     A huge page of another size (arm64 with pages of 64 KiB has 512 MiB) is too much to read for one segment. And the
     kernel marks a block to be read on from: sending it would start the next read on the event loop, where read-ahead
@@ -32,22 +56,23 @@ def unsuited(file_system: str, release: str, huge_page: int, read_ahead_kb: int)
     version = re.match(r"(\d+)\.(\d+)", release)
     if version is None or (int(version[1]), int(version[2])) < _SINCE.get(file_system, (1 << 30, 0)):
         able = " and ".join(f"{name} since Linux {major}.{minor}" for name, (major, minor) in _SINCE.items())
-        return f"{file_system or 'this'} on Linux {release} cannot; {able} can"
-    if huge_page != BLOCK:
-        return f"huge pages of this kernel are {huge_page >> 10} KiB"
+        return Reading(Reach.WINDOW, f"{file_system or 'this'} on Linux {release} cannot; {able} can")
     if read_ahead_kb << 10 >= BLOCK:
-        return f"the disk's read-ahead is {read_ahead_kb} KiB: set queue/read_ahead_kb below {BLOCK >> 10}"
-    return ""
+        why = f"the disk's read-ahead is {read_ahead_kb} KiB: set queue/read_ahead_kb below {BLOCK >> 10}"
+        return Reading(Reach.FAR, why)
+    if huge_page != BLOCK:
+        return Reading(Reach.WINDOW, f"huge pages of this kernel are {huge_page >> 10} KiB")
+    return Reading(Reach.BLOCK)
 
 
 @functools.cache
-def hindrance(device: int) -> str:
-    """Why files on a device (st_dev) are not read in blocks, "" if they are; asks the kernel once."""
+def reading(device: int) -> Reading:
+    """How files on a device (st_dev) are read; asks the kernel once."""
     try:
         huge_page = int(_HUGE_PAGE.read_text())
-        return unsuited(_file_system(device), os.uname().release, huge_page, _read_ahead_kb(device))
+        return suited(_file_system(device), os.uname().release, huge_page, _read_ahead_kb(device))
     except (OSError, ValueError) as error:
-        return f"the kernel says too little: {error}"
+        return Reading(Reach.WINDOW, f"the kernel says too little: {error}")
 
 
 def _file_system(device: int) -> str:

@@ -94,19 +94,25 @@ def disks(
             "disk": str(root),
             "ok": root in store.usable,
             "problem": store.disks.failed.get(root, ""),
-            "not_in_blocks": blocks.hindrance(root.stat().st_dev) if root in store.usable else "",
+            **_memory(root if root in store.usable else None),
         }
         for root in store.roots
     ]
     if json:
         sys.stdout.buffer.write(msgspec.json.encode(rows) + b"\n")
     else:
-        table = Table("disk", "state", "memory holds what is read in")
+        table = Table("disk", "state", "memory holds its content in")
         for row in rows:
-            held = f"pages: {row['not_in_blocks']}" if row["not_in_blocks"] else "blocks of 2 MiB"
-            table.add_row(str(row["disk"]), "ok" if row["ok"] else str(row["problem"]), held if row["ok"] else "")
+            held = f"{row['memory']}: {row['not_in_blocks']}" if row["not_in_blocks"] else row["memory"]
+            table.add_row(str(row["disk"]), "ok" if row["ok"] else str(row["problem"]), str(held))
         Console().print(table)
     raise typer.Exit(0 if all(row["ok"] for row in rows) else 1)
+
+
+def _memory(root: Path | None) -> dict[str, str]:
+    """What memory holds a disk's content in, and why not in blocks."""
+    found = blocks.reading(root.stat().st_dev) if root else None
+    return {"memory": found.reach.memory if found else "", "not_in_blocks": found.why if found else ""}
 
 
 @app.command()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from oca import blocks
+from oca.blocks import Reach
 from oca.counters import Counters
 from oca.http.slices import Descriptor
 
@@ -21,8 +23,31 @@ WINDOW = blocks.BLOCK
 """Bytes brought in at once for one connection: a segment of high quality."""
 # How far the kernel is asked to read ahead of us in one call; larger requests would be cut to the device's limit.
 _ASK = 256 << 10
+_SLOW_S = 0.100
+"""A disk that takes longer to answer, its queue included, is asked for nothing but what is to be sent."""
 
 Done = Callable[[OSError | None], None]
+
+
+class Disk:
+    """How one disk is read: by threads of its own, and for now as far as it answers quickly."""
+
+    __slots__ = ("_takes_s", "pool", "whole")
+
+    def __init__(self, device: int, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads, f"disk-{device}")
+        # Whether it has been read in blocks.
+        self.whole = False
+        # How long a window takes of late, from being wanted on.
+        self._takes_s = 0.0
+
+    def took(self, seconds: float) -> None:
+        """A window has been read."""
+        self._takes_s += (seconds - self._takes_s) / 4
+
+    def quick(self, waited_s: float) -> bool:
+        """Whether it has time to read more than a window, which has waited for its turn so long."""
+        return max(self._takes_s, waited_s) < _SLOW_S
 
 
 class ReadAhead:
@@ -32,16 +57,14 @@ class ReadAhead:
         self._threads = threads
         self._counters = counters
         self._loop = asyncio.get_running_loop()
-        self._disks: dict[int, ThreadPoolExecutor] = {}
-        # Disks that are read in blocks.
-        self._whole: set[int] = set()
+        self._disks: dict[int, Disk] = {}
         self._waiting: dict[tuple[int, int, int], list[Done]] = {}
         # What is sent here is read from the disk, and not even copied.
         self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def window(self, descriptor: Descriptor, offset: int, length: int) -> int:
         """How many of `length` bytes at `offset` are best brought in at once."""
-        return min(length, WINDOW - offset % WINDOW if descriptor.device in self._whole else WINDOW)
+        return min(length, WINDOW - offset % WINDOW if self.disk(descriptor).whole else WINDOW)
 
     def want(self, descriptor: Descriptor, offset: int, length: int, done: Done) -> None:
         """Call `done` from the loop once `length` bytes at `offset` are in memory, or with the disk's error.
@@ -56,22 +79,26 @@ class ReadAhead:
         self._waiting[key] = [done]
         self._counters.cold_reads += 1
         self._counters.cold_bytes += length
-        self._pool(descriptor.device).submit(self._read, key, descriptor)
+        disk = self.disk(descriptor)
+        disk.pool.submit(self._read, key, descriptor, disk, time.monotonic())
 
-    def _pool(self, device: int) -> ThreadPoolExecutor:
-        pool = self._disks.get(device)
-        if pool is None:
-            pool = self._disks[device] = ThreadPoolExecutor(self._threads, f"disk-{device}")
-        return pool
+    def disk(self, descriptor: Descriptor) -> Disk:
+        """The disk that a file is on."""
+        disk = self._disks.get(descriptor.device)
+        if disk is None:
+            disk = self._disks[descriptor.device] = Disk(descriptor.device, self._threads)
+        return disk
 
-    def _read(self, key: tuple[int, int, int], descriptor: Descriptor) -> None:
+    def _read(self, key: tuple[int, int, int], descriptor: Descriptor, disk: Disk, since: float) -> None:
         """In a thread: wait until the disk has given all of the window. Few calls, for each takes the loop's lock."""
         fd, offset, length = key
         end, error = offset + length, None
         try:
-            if not blocks.hindrance(descriptor.device) and descriptor.gather(offset, length):
-                self._whole.add(descriptor.device)
-            else:
+            quick = disk.quick(time.monotonic() - since)
+            reach = blocks.reading(descriptor.device).reach if quick else Reach.WINDOW
+            if reach is Reach.BLOCK and descriptor.gather(offset, length):
+                disk.whole = True
+            elif reach is not Reach.FAR:
                 for start in range(offset, end, _ASK):
                     os.posix_fadvise(fd, start, min(_ASK, end - start), os.POSIX_FADV_WILLNEED)
             while offset < end:
@@ -81,6 +108,7 @@ class ReadAhead:
                 offset += count
         except OSError as failed:
             error = failed
+        disk.took(time.monotonic() - since)
         # It fails when the loop has ended, and with it whoever wanted to know.
         with contextlib.suppress(RuntimeError):
             # Carries the descriptor along: it must stay open until here, and is to be closed by the loop.
@@ -92,6 +120,6 @@ class ReadAhead:
 
     def close(self) -> None:
         """Start no more reads. Those under way end by themselves."""
-        for pool in self._disks.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+        for disk in self._disks.values():
+            disk.pool.shutdown(wait=False, cancel_futures=True)
         os.close(self._nowhere)

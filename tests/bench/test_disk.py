@@ -38,8 +38,10 @@ def test_reads_are_right_and_come_from_memory_the_second_time(disk: SlowDisk, tm
     else:
         pytest.fail("no read came from memory")
     disk.drop()
+    reads, read_bytes = disk.reads, disk.read_bytes
     assert (tmp_path / "disk" / "a").read_bytes() == data
     assert disk.reads > reads
+    assert disk.read_bytes - read_bytes >= len(data)
 
 
 @pytest.mark.parametrize(("fault", "number"), [("eio", errno.EIO), ("read-eio", errno.EIO)])

@@ -126,6 +126,16 @@ def test_scaling() -> None:
     assert [(row["bytes"], row["workers"], row["ratio"]) for row in rows] == [(65536, 1, 1.0), (2 << 20, 1, 1.0)]
 
 
+def test_scaling_by_shares_of_few_processors() -> None:
+    words = ("serve", "--workers", "1,2", "--share", "20", "--rounds", "1", "--seconds", "1")
+    found = bench(*words)
+    assert found["share"] == 20
+    assert [(row["bytes"], row["workers"]) for row in found["rows"]] == [
+        (size, count) for size in (65536, 2 << 20) for count in (1, 2)
+    ]
+    assert all(row["gb_per_s"] > 0 for row in found["rows"])
+
+
 def test_ladder(tmp_path: Path) -> None:
     """Both ladders of a real clip; what is saved follows from the renditions that are told, each beside its like."""
     small, plot = tmp_path / "small.mp4", tmp_path / "ladder.svg"
@@ -185,6 +195,8 @@ def test_a_rival_that_is_missing_or_does_nothing(tmp_path: Path, monkeypatch: py
         (["serve", "--workers", "1,x"], "is no list of numbers"),
         (["serve", "--workers", "1", "--written"], "leave one out"),
         (["serve", "--workers", "100000"], "ask for fewer"),
+        (["serve", "--workers", "100000", "--share", "50"], "or for a smaller share"),
+        (["serve", "--share", "50"], "give both"),
         (["cold", "--plot", "figure.gif"], "neither .svg nor .png"),
         (["stall", "--plot", "/no/such/place/a.svg"], "there is no directory"),
         (["viewers", "--url", "http://127.0.0.1:9/manifest.mpd"], "/manifest.mpd could not be fetched"),

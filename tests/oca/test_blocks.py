@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.disk import forget
+from bench.disk import SlowDisk, forget
 from oca import blocks
-from oca.blocks import BLOCK
+from oca.blocks import BLOCK, Reach, Reading
 from oca.counters import Counters
-from oca.http.ahead import ReadAhead
+from oca.http.ahead import Disk, ReadAhead
 from oca.http.slices import Descriptor
 from oca.residency import Residency
 from tests.oca.test_cold import cold_file, wanted
@@ -30,7 +30,7 @@ def cold(tmp_path: Path) -> Path:
 @pytest.fixture
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever disk this is."""
-    monkeypatch.setattr(blocks, "hindrance", lambda _device: "")
+    monkeypatch.setattr(blocks, "reading", lambda _device: Reading(Reach.BLOCK))
 
 
 def _held(descriptor: Descriptor) -> list[int]:
@@ -39,39 +39,42 @@ def _held(descriptor: Descriptor) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("file_system", "release", "huge_page", "read_ahead_kb", "why"),
+    ("file_system", "release", "huge_page", "read_ahead_kb", "reach", "why"),
     [
-        ("xfs", "5.18.0", BLOCK, 128, ""),
-        ("xfs", "6.1.0-42-amd64", BLOCK, 2047, ""),
-        ("ext4", "6.16.0", BLOCK, 0, ""),
-        ("ext4", "7.0", BLOCK, 128, ""),
+        ("xfs", "5.18.0", BLOCK, 128, Reach.BLOCK, ""),
+        ("xfs", "6.1.0-42-amd64", BLOCK, 2047, Reach.BLOCK, ""),
+        ("ext4", "6.16.0", BLOCK, 0, Reach.BLOCK, ""),
+        ("ext4", "7.0", BLOCK, 128, Reach.BLOCK, ""),
         (
             "xfs",
             "5.17.9",
             BLOCK,
             128,
+            Reach.WINDOW,
             "xfs on Linux 5.17.9 cannot; xfs since Linux 5.18 and ext4 since Linux 6.16 can",
         ),
-        ("ext4", "6.12.48+deb13-amd64", BLOCK, 128, "ext4 on Linux 6.12.48"),
-        ("ext4", "5.99", BLOCK, 128, "cannot"),
-        ("fuse.sshfs", "7.0", BLOCK, 128, "fuse.sshfs on Linux 7.0 cannot"),
-        ("", "7.0", BLOCK, 128, "this on Linux 7.0 cannot"),
-        ("xfs", "unheard of", BLOCK, 128, "cannot"),
-        ("xfs", "6.16.0", 512 << 20, 128, "huge pages of this kernel are 524288 KiB"),
-        ("xfs", "6.16.0", BLOCK, 2048, "read-ahead is 2048 KiB: set queue/read_ahead_kb below 2048"),
+        ("ext4", "6.12.48+deb13-amd64", BLOCK, 8192, Reach.WINDOW, "ext4 on Linux 6.12.48"),
+        ("ext4", "5.99", BLOCK, 128, Reach.WINDOW, "cannot"),
+        ("fuse.sshfs", "7.0", BLOCK, 128, Reach.WINDOW, "fuse.sshfs on Linux 7.0 cannot"),
+        ("", "7.0", BLOCK, 128, Reach.WINDOW, "this on Linux 7.0 cannot"),
+        ("xfs", "unheard of", BLOCK, 128, Reach.WINDOW, "cannot"),
+        ("xfs", "6.16.0", 512 << 20, 128, Reach.WINDOW, "huge pages of this kernel are 524288 KiB"),
+        ("xfs", "6.16.0", BLOCK, 2048, Reach.FAR, "read-ahead is 2048 KiB: set queue/read_ahead_kb below 2048"),
+        ("xfs", "6.16.0", 512 << 20, 8192, Reach.FAR, "read-ahead is 8192 KiB"),
     ],
 )
-def test_which_disks_are_read_in_blocks(
-    file_system: str, release: str, huge_page: int, read_ahead_kb: int, why: str
+def test_how_a_disk_is_read(
+    file_system: str, release: str, huge_page: int, read_ahead_kb: int, reach: Reach, why: str
 ) -> None:
-    found = blocks.unsuited(file_system, release, huge_page, read_ahead_kb)
-    assert why in found
-    assert bool(why) == bool(found)
+    found = blocks.suited(file_system, release, huge_page, read_ahead_kb)
+    assert found.reach is reach
+    assert why in found.why
+    assert (reach is Reach.BLOCK) == (found.why == "")
 
 
 def test_what_is_no_disk_is_not_read_in_blocks() -> None:
-    assert "proc on Linux" in blocks.hindrance(Path("/proc").stat().st_dev)
-    assert "this on Linux" in blocks.hindrance(os.makedev(4095, 1))
+    assert "proc on Linux" in blocks.reading(Path("/proc").stat().st_dev).why
+    assert "this on Linux" in blocks.reading(os.makedev(4095, 1)).why
 
 
 def test_the_kernel_is_asked_of_the_disk_that_is_meant(tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_the_kernel_is_asked_of_the_disk_that_is_meant(tmp_path: Path) -> None:
         if number.read_text().strip() == f"{os.major(disk)}:{os.minor(disk)}"
     ]
     huge_page = int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text())
-    assert blocks.hindrance(disk) == blocks.unsuited(kind, os.uname().release, huge_page, (ahead or [0])[0])
+    assert blocks.reading(disk) == blocks.suited(kind, os.uname().release, huge_page, (ahead or [0])[0])
 
 
 def test_the_block_of_a_slice_is_read_and_no_other(cold: Path) -> None:
@@ -137,6 +140,47 @@ async def test_windows_end_with_blocks_once_a_disk_is_known_to_have_them(cold: P
     assert ahead.window(descriptor, BLOCK, 5 * BLOCK) == BLOCK
     assert ahead.window(descriptor, BLOCK - 1, 700) == 1
     assert _held(descriptor)[0] == 512
+    ahead.close()
+
+
+@pytest.mark.usefixtures("in_blocks")
+async def test_a_disk_that_takes_long_is_asked_for_nothing_but_what_is_wanted(tmp_path: Path) -> None:
+    """Or whoever waits behind would wait four times as long, for what nobody may ever ask for."""
+    (tmp_path / "behind").mkdir()
+    for name, size in (("short.bin", PAGE), ("cold.bin", SIZE)):
+        cold_file(tmp_path / "behind" / name, size)
+    with SlowDisk(tmp_path / "behind", tmp_path / "disk", delay_s=0.3) as disk:
+        ahead = ReadAhead(2, Counters())
+        for _ in range(2):
+            disk.drop()
+            assert await wanted(ahead, Descriptor(tmp_path / "disk" / "short.bin"), 0, PAGE) is None
+        before, descriptor = disk.read_bytes, Descriptor(tmp_path / "disk" / "cold.bin")
+        assert await wanted(ahead, descriptor, BLOCK, 16 * PAGE) is None
+        assert _held(descriptor) == [0, 16, 0, 0]
+        assert disk.read_bytes - before == 16 * PAGE
+        ahead.close()
+        del descriptor
+
+
+def test_a_disk_is_quick_by_what_it_took_of_late() -> None:
+    disk = Disk(os.makedev(4095, 1), 1)
+    assert disk.quick(0)
+    for seconds, quick in [(0.3, True), (0.3, False), (0.01, False), (0.01, True), (30, False)]:
+        disk.took(seconds)
+        assert disk.quick(0) is quick, seconds
+    for _ in range(30):
+        disk.took(0.01)
+    assert disk.quick(0.099)
+    assert not disk.quick(0.1)
+    disk.pool.shutdown()
+
+
+async def test_where_the_disk_reads_far_by_itself_it_is_let(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "reading", lambda _device: Reading(Reach.FAR, "it does"))
+    ahead, descriptor = ReadAhead(2, Counters()), Descriptor(cold)
+    assert await wanted(ahead, descriptor, 300, 65536) is None
+    assert descriptor.resident(300, 65536) == 65536
+    assert ahead.window(descriptor, 300, 5 * BLOCK) == BLOCK
     ahead.close()
 
 

@@ -8,8 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from bench.fleet import FleetError
 from bench.processor import descendants
@@ -59,14 +57,6 @@ class ControlGroup:
         except OSError as error:
             self.close()
             raise FleetError(f"the kernel does not limit {controller} for some: {error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Limit nobody any more."""

@@ -127,7 +127,7 @@ def _disk(slow: Path, home: Path, kind: DiskKind | None, stack: contextlib.ExitS
     """The disk that cold content is on, and where it is seen."""
     if kind != "simulated":
         try:
-            return stack.enter_context(ThrottledDisk(slow, SPEED)), slow
+            return stack.enter_context(contextlib.closing(ThrottledDisk(slow, SPEED))), slow
         except FleetError:
             if kind is not None:
                 raise

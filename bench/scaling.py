@@ -91,7 +91,7 @@ def _limit(server: Served, share: float, processors: Sequence[int], stack: conte
     quota, period = str(round(_PERIOD_US * share / 100)), str(_PERIOD_US)
     old, new = {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota}, {"cpu.max": f"{quota} {period}"}
     for number, worker in enumerate(_workers(server)):
-        stack.enter_context(ControlGroup("cpu", old, new)).admit(worker)
+        stack.enter_context(contextlib.closing(ControlGroup("cpu", old, new))).admit(worker)
         for task in Path(f"/proc/{worker}/task").iterdir():
             os.sched_setaffinity(int(task.name), {processors[number % len(processors)]})
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from bench.cgroup import ControlGroup
 from bench.disk import forget
 from bench.fleet import FleetError
-
-_DEVICES = Path("/sys/dev/block")
+from oca.blocks import disk_of
 
 
 class ThrottledDisk(ControlGroup):
@@ -21,7 +20,11 @@ class ThrottledDisk(ControlGroup):
 
     def __init__(self, path: Path, bytes_per_s: float) -> None:
         self._path = path
-        self._disk = _whole(path.stat().st_dev)
+        disk = disk_of(path.stat().st_dev)
+        if disk is None:
+            raise FleetError(f"{path} is on no disk of its own, so reads cannot be limited")
+        # Partitions are not limited, only whole disks.
+        self._disk = (disk / "dev").read_text().strip()
         speed = round(bytes_per_s)
         super().__init__(
             "io",
@@ -47,12 +50,3 @@ def read_bytes(said: str, disk: str) -> int:
     """Of a disk, MAJOR:MINOR, by what the kernel says (blkio-controller.rst, cgroup-v2.rst)."""
     found = re.search(rf"^{disk}(?: Read |.* rbytes=)(\d+)", said, re.M)
     return int(found[1]) if found else 0
-
-
-def _whole(device: int) -> str:
-    """MAJOR:MINOR of the whole disk that a file system (st_dev) is on; partitions are not limited."""
-    place = _DEVICES / f"{os.major(device)}:{os.minor(device)}"
-    if not place.exists():
-        raise FleetError(f"what is mounted as {place.name} is on no disk of its own, so reads cannot be limited")
-    place = place.resolve()
-    return ((place.parent if (place / "partition").exists() else place) / "dev").read_text().strip()

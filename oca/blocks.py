@@ -85,11 +85,16 @@ def _file_system(device: int) -> str:
     return ""
 
 
-def _read_ahead_kb(device: int) -> int:
-    """How far the kernel reads ahead on a disk, in KiB; 0 for what is no disk."""
+def disk_of(device: int) -> Path | None:
+    """What the kernel tells of the whole disk that a device (st_dev) is on or a partition of; None if it is none."""
     place = _DEVICES / f"{os.major(device)}:{os.minor(device)}"
     if not place.exists():
-        return 0
+        return None
     place = place.resolve()
-    disk = place.parent if (place / "partition").exists() else place
-    return int((disk / "queue" / "read_ahead_kb").read_text())
+    return place.parent if (place / "partition").exists() else place
+
+
+def _read_ahead_kb(device: int) -> int:
+    """How far the kernel reads ahead on a disk, in KiB; 0 for what is no disk."""
+    disk = disk_of(device)
+    return int((disk / "queue" / "read_ahead_kb").read_text()) if disk else 0

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def disk(tmp_path: Path) -> Iterator[ThrottledDisk]:
         disk = ThrottledDisk(tmp_path, 8e6)
     except FleetError as error:
         pytest.skip(f"not here: {error}")
-    with disk:
+    with closing(disk):
         yield disk
 
 

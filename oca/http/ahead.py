@@ -1,7 +1,8 @@
 """Brings content from disks into memory, in threads, so that the event loop never waits for a disk.
 
 A few threads per disk, and each only reads a bounded window: all sending stays with the loop, so a slow reader
-holds no thread, and a slow disk holds up nobody who does not want content from it.
+holds no thread, and a slow disk holds up nobody who does not want content from it. The threads give the processor to
+the loop: fetching pages costs more of it than sending them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,9 @@ _ASK = 256 << 10
 _SLOW_S = 0.100
 """A disk that takes longer to answer, its queue included, is asked for nothing but what is to be sent."""
 
+# The least priority that still has a share of a full processor (setpriority(2)): eight threads have a tenth of it.
+_LEAST = 19
+
 Done = Callable[[OSError | None], None]
 
 
@@ -35,7 +40,7 @@ class Disk:
     __slots__ = ("_takes_s", "pool", "whole")
 
     def __init__(self, device: int, threads: int) -> None:
-        self.pool = ThreadPoolExecutor(threads, f"disk-{device}")
+        self.pool = ThreadPoolExecutor(threads, f"disk-{device}", initializer=_give_way)
         # Whether it has been read in blocks.
         self.whole = False
         # How long a window takes of late, from being wanted on.
@@ -45,9 +50,14 @@ class Disk:
         """A window has been read."""
         self._takes_s += (seconds - self._takes_s) / 4
 
-    def quick(self, waited_s: float) -> bool:
+    def quick(self, waited_s: float = 0.0) -> bool:
         """Whether it has time to read more than a window, which has waited for its turn so long."""
         return max(self._takes_s, waited_s) < _SLOW_S
+
+
+def _give_way() -> None:
+    """In a thread: let it run least of all, which is still often enough where others want all of the processor."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST)
 
 
 class ReadAhead:
@@ -64,7 +74,8 @@ class ReadAhead:
 
     def window(self, descriptor: Descriptor, offset: int, length: int) -> int:
         """How many of `length` bytes at `offset` are best brought in at once."""
-        return min(length, WINDOW - offset % WINDOW if self.disk(descriptor).whole else WINDOW)
+        disk = self.disk(descriptor)
+        return min(length, WINDOW - offset % WINDOW if disk.whole and disk.quick() else WINDOW)
 
     def want(self, descriptor: Descriptor, offset: int, length: int, done: Done) -> None:
         """Call `done` from the loop once `length` bytes at `offset` are in memory, or with the disk's error.

@@ -7,7 +7,6 @@ connection.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -16,11 +15,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from oca.http import reasons, shortcut
 from oca.http.answer import MAX_LINE, Answer, Part, answer, refuse
-from oca.http.delivery import Delivery, StoreFailedError
+from oca.http.delivery import TURN, Delivery, StoreFailedError, in_memory
 from oca.http.framing import MAX_HEAD, refuse_line, refuse_unfinished
-from oca.http.pacing import Pacing, set_rate
 from oca.http.reasons import Reason
 from oca.http.transport import Transport
+from oca.http.turns import PIECE
 
 if TYPE_CHECKING:
     from oca.http.access import Access
@@ -144,12 +143,17 @@ class Connection:
         found = server.slices.asked.get(asked) if access.open else None
         if found is None:
             found = shortcut.find(server, access, asked, self.client)
-        if found is None or found.warm < server.now or not server.usual:
+        if found is None or not server.usual:
             return False
         if server.pacing is not None:
-            self._pace(server.pacing, data)
-        head, started, transport = server.opening + found.head, monotonic(), self._transport
-        length = found.length
+            self._rate = server.pacing.pace(self._socket, data, self._rate)
+        head, length = server.opening + found.head, found.length
+        if not in_memory(found, server.now):
+            whole: Part = (found.descriptor, found.offset, length)
+            self._begin(Answer(200, head, [whole], False, found), asked + shortcut.VERSION)
+            self._pump()
+            return True
+        started, transport = monotonic(), self._transport
         sent, body = transport.answer(head, found.descriptor, found.offset, length)
         if body == length and sent == len(head):
             server.counters.hit(sent, body, transport.direct)
@@ -165,15 +169,6 @@ class Connection:
         self._delivery.trust(length - body)
         self._pump()
         return True
-
-    def _pace(self, pacing: Pacing, head: bytes) -> None:
-        """Set the ceiling that the answer to this request has."""
-        rate = pacing.rate(head)
-        if rate != self._rate:
-            self._rate = rate
-            # What the kernel refuses, because the client is gone, the sending meets again.
-            with contextlib.suppress(OSError):
-                set_rate(self._socket, rate)
 
     def _stop_writing(self) -> None:
         if self._writing:
@@ -220,7 +215,7 @@ class Connection:
         head, self._buffer = buffer[:end], buffer[end:]
         line = head[: head.find(b"\r\n")]
         if server.pacing is not None:
-            self._pace(server.pacing, head)
+            self._rate = server.pacing.pace(self._socket, head, self._rate)
         given = self._decide(head, line)
         if given.close and line.startswith(b"HEAD "):
             given.parts.clear()  # refusals do not look at the method (RFC 9110 9.3.2)
@@ -281,13 +276,13 @@ class Connection:
         elif given.slice is not None or given.status in (302, 404, 504):  # elsewhere, nowhere, not to be had
             counters.misses += 1
 
-    def _pump(self) -> None:
-        """Give the kernel as much of the answer as it takes; come back when it takes more."""
+    def _pump(self, turn: int = TURN) -> None:
+        """Give the kernel as much of the answer as it takes, at most `turn`; come back when it takes more."""
         given = self._answer
         if given is None:
             return
         try:
-            count, done = self._delivery.pump()
+            count, done = self._delivery.pump(turn)
         except StoreFailedError as failed:
             self._fail(failed.reason, str(failed))
             return
@@ -299,6 +294,9 @@ class Connection:
             self._finish(given)
         elif self._delivery.parked:
             self._stop_writing()
+        elif self._delivery.yielded:
+            self._stop_writing()
+            self._server.turns.add(self._in_turn)
         elif not self._writing:
             self._writing = True
             self._server.loop.add_writer(self._fd, self._writable)
@@ -313,14 +311,17 @@ class Connection:
         if error is not None:
             self._fail(reasons.READ_ERROR, str(error))
         else:
-            self._go_on()
+            self._in_turn()
+
+    def _in_turn(self) -> None:
+        self._go_on(PIECE)
 
     def _writable(self) -> None:
         self._delivery.doubt()  # memory may have been needed for other things while the reader took its time
         self._go_on()
 
-    def _go_on(self) -> None:
-        self._pump()
+    def _go_on(self, turn: int = TURN) -> None:
+        self._pump(turn)
         if self._answer is None and not self._lingering and self._fd >= 0:
             self._serve()
 

@@ -31,6 +31,16 @@ _MOST_OWED = 8 << 20
 _FileSpan = tuple[Descriptor, int, int]  # file, offset, bytes still to send
 
 
+def in_memory(found: Slice, now: float) -> bool:
+    """Whether all of a slice can be sent without waiting; longer ones are looked at window by window."""
+    if found.warm >= now:
+        return True
+    if found.length > WINDOW or found.descriptor.resident(found.offset, found.length) < found.length:
+        return False
+    found.warm = now + _WARM_S
+    return True
+
+
 class StoreFailedError(Exception):
     """The content of an answer cannot be had; the connection has to end with `reason`."""
 
@@ -58,6 +68,7 @@ class Delivery:
         "_transport",
         "excused",
         "parked",
+        "yielded",
     )
 
     def __init__(self, server: Server, transport: Transport, resume: Callable[[OSError | None], None]) -> None:
@@ -77,6 +88,8 @@ class Delivery:
         """Since when (time.monotonic()) the answer waits for a disk or another box, 0 if it does not."""
         self.excused = 0.0
         """Seconds that the answer has waited so: not the reader's fault."""
+        self.yielded = False
+        """Whether more could be sent at once: it stopped so that others get their turn."""
 
     def begin(self, given: Answer) -> None:
         """Take an answer to send; `pump` sends it."""
@@ -87,13 +100,13 @@ class Delivery:
         self._clear, self.excused = 0, 0.0
         self._bulk = sum(len(part) if isinstance(part, bytes) else part[2] for part in given.parts)
 
-    def pump(self) -> tuple[int, bool]:
-        """Give the kernel as much as it takes; the bytes it took, and whether that was all.
+    def pump(self, turn: int) -> tuple[int, bool]:
+        """Give the kernel as much as it takes, at most `turn`; the bytes it took, and whether that was all.
 
-        If it was not all, either `parked` is set, or there is more to send when the socket is writable again.
-        Raises StoreFailedError, or OSError if the client is gone.
+        If it was not all, either `parked` is set, or `yielded`, or there is more to send when the socket is writable
+        again. Raises StoreFailedError, or OSError if the client is gone.
         """
-        parts, last, turn, total = self._parts, len(self._parts) - 1, TURN, 0
+        parts, last, total, self.yielded = self._parts, len(self._parts) - 1, 0, False
         counters = self._server.counters
         try:
             while self._place <= last and turn > 0:
@@ -104,13 +117,14 @@ class Delivery:
                     done = count == len(part)
                     parts[self._place] = part[count:]
                 else:
-                    count = self._send_file(part)
+                    count = self._send_file(part, turn)
                     counters.body(count, self._transport.direct)
                     done = count == part[2]
                     parts[self._place] = (part[0], part[1] + count, part[2] - count)
                     turn -= count
                 total += count
                 self._place += done
+            self.yielded = self._place <= last
         except (BlockingIOError, InterruptedError, _NotYetError):
             pass
         if self._place > last:
@@ -137,13 +151,13 @@ class Delivery:
         self._owed = 0
         self.parked = 0.0
 
-    def _send_file(self, span: _FileSpan) -> int:
+    def _send_file(self, span: _FileSpan, turn: int) -> int:
         """One step; bytes sent. BlockingIOError: socket full; _NotYetError: parked; StoreFailedError: a fault."""
         descriptor, offset, length = span
         if self._clear <= 0:
             self._clear = self._look(descriptor, offset, length)
         try:
-            count = self._transport.send_file(descriptor, offset, min(length, TURN, self._clear))
+            count = self._transport.send_file(descriptor, offset, min(length, turn, self._clear))
         except FileFaultError as error:
             raise StoreFailedError(reasons.READ_ERROR, str(error)) from error
         if count == 0:
@@ -178,7 +192,11 @@ class Delivery:
         return ready
 
     def _read(self, descriptor: Descriptor, offset: int, length: int, error: OSError | None) -> None:
-        """A window has been read ahead. It is sent even if it has left memory again, which is worth knowing."""
+        """A window has been read ahead."""
+        self._server.turns.add(partial(self._come, descriptor, offset, length, error))
+
+    def _come(self, descriptor: Descriptor, offset: int, length: int, error: OSError | None) -> None:
+        """It is its turn to be sent, even if it has left memory again, which is worth knowing."""
         if (
             self.parked
             and error is None

@@ -6,6 +6,7 @@ the viewer's own line; a ceiling that is too low makes players choose a worse pi
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import struct
@@ -69,10 +70,14 @@ class Pacing:
         kbps = int(asked[1]) if asked else 0
         return min(self._ceiling, max(kbps, LEAST_KBPS) * 125) if kbps else self._ceiling
 
-
-def set_rate(sock: socket.socket, rate: int) -> None:
-    """Let the kernel send at most `rate` bytes a second on a socket."""
-    sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=Q", rate))
+    def pace(self, sock: socket.socket, head: bytes, before: int) -> int:
+        """Give a socket whose ceiling was `before` that of the answer to a request head; which it is."""
+        rate = self.rate(head)
+        if rate != before:
+            # What the kernel refuses, because the client is gone, the sending meets again.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=Q", rate))
+        return rate
 
 
 def available() -> list[str]:

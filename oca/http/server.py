@@ -38,6 +38,7 @@ from oca.http.reasons import Reason
 from oca.http.secure import Secure
 from oca.http.slices import Slice, Slices, place_of
 from oca.http.transport import Plain
+from oca.http.turns import Turns
 from oca.store.content import SERVED_S
 from oca.trust.fleet import Entrance
 from oca.trust.identity import presented
@@ -87,6 +88,7 @@ class Server:
         """Bytes of answers that wait for their readers."""
         self._lookup = Lookup(slices)
         self.ahead = ReadAhead(disk_threads, self.counters)
+        self.turns = Turns()
         self.on_miss: Callable[[Connection, Missed], Answer | None] | None = None
         """What to answer instead of 404; None: nothing yet, and `Connection.resume` will be called."""
         self.now = time.monotonic()

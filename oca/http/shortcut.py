@@ -1,7 +1,7 @@
 """The short way to an answer: a plain GET with, byte for byte, the header fields of the one before it.
 
 Players send such. The fields have been parsed once and mean the same again; only the target differs, and what is not
-the exact name of a slice that is in memory goes the long way.
+the exact name of a slice that can be found without a disk goes the long way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from oca.http.answer import MAX_LINE
 from oca.http.gate import PREFIX, split
-from oca.http.slices import Slice
+from oca.http.slices import NotLoadedError, Slice
 
 if TYPE_CHECKING:
     from oca.http.access import Access
@@ -25,19 +25,21 @@ _TOKEN = _METHOD + PREFIX.encode()
 
 
 def find(server: Server, access: Access, asked: bytes, client: str) -> Slice | None:
-    """The slice that `asked`, "GET " and a target, may be answered with at once; None: ask the long way."""
+    """The slice that `asked`, "GET " and a target, may be answered with; None: ask the long way."""
     slices, token = server.slices, ""
-    if asked.translate(None, _CLEAN) != b" ":
+    if not server.usual or len(asked) > MAX_LINE - len(VERSION) or asked.translate(None, _CLEAN) != b" ":
         return None
     mark = asked.find(b"?")
     name = asked if mark < 0 else asked[:mark]
     if name.startswith(_TOKEN):
         token, path = split(name[len(_METHOD) :].decode("latin-1"))
         name = _METHOD + path.encode("latin-1")
-    found = slices.asked.get(name)
-    if found is None or found.warm < server.now or not server.usual or len(asked) > MAX_LINE - len(VERSION):
+    path = name[len(_METHOD) :].decode("latin-1")
+    try:
+        found = slices.asked.get(name) or slices.at_hand(path)
+    except NotLoadedError:
         return None
     # What a token says of other parts of the request, the long way asks.
-    if not access.open and not access.admits(token, name[len(_METHOD) :].decode("latin-1"), client):
+    if found is None or not (access.open or access.admits(token, path, client)):
         return None
     return found

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.disk import SlowDisk, forget
+from bench.disk import SlowDisk
 from oca import blocks
 from oca.blocks import BLOCK, Reach, Reading
 from oca.counters import Counters
 from oca.http.ahead import Disk, ReadAhead
 from oca.http.slices import Descriptor
 from oca.residency import Residency
-from tests.oca.test_cold import cold_file, wanted
+from tests.oca.test_cold import cold_file, put_anew, wanted
 
 SIZE = 3 * BLOCK + 5000
 PAGE = 4096
@@ -192,11 +192,9 @@ async def test_cold_segments_arrive_whole_from_blocks(start, make_title) -> None
     track = next(iter(running.root.rglob("v1.mp4")))
     client = await running.connect()
     for number in (2, 1, 5, 4, 3, 4, 2):
-        forget(track)
-        running.server.slices.refresh(f"{number}")
+        put_anew(running, track)
         assert (await client.ask(f"{made.url}/v1/{number}.m4s")).body == made.segment("v1", number)
-        forget(track)
-        running.server.slices.refresh(f"{number} again")
+        put_anew(running, track)
         part = await client.ask(f"{made.url}/v1/{number}.m4s", "GET", "Range: bytes=-300")
         assert part.body == made.segment("v1", number)[-300:]
     assert running.server.counters.cold_reads > 7

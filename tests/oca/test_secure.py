@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from bench import certificate
-from bench.disk import forget
 from oca.errors import ConfigError
 from oca.http import openssl
 from oca.http.certificates import Certificates, CertificateSettings, TlsSettings, valid_until
@@ -28,6 +27,7 @@ from tests.conftest import MadeTitle, MakeTitle
 from tests.oca.conftest import Running, Start
 from tests.oca.test_appliance import OCA, Appliance
 from tests.oca.test_appliance import until as until_seen
+from tests.oca.test_cold import put_anew
 from tests.oca.test_serving import closed, until
 
 BIG = 12 << 20
@@ -186,7 +186,7 @@ async def test_cold_content_waits_for_the_disk_and_not_the_loop(
     big: tuple[Running, MadeTitle], unblocked: Any
 ) -> None:
     running, made = big
-    forget(made.directory / "v1.mp4")
+    put_anew(running, made.directory / "v1.mp4")
     client = await running.connect(limit=BIG + 1000)
     assert (await client.ask(f"{made.url}/v1/1.m4s")).body == made.segment("v1", 1)
     assert running.server.counters.cold_reads > 0

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from oca.http.connection import Connection
+
 DAY = 86_400
 MODIFIED = "Tue, 14 Nov 2023 22:13:20 GMT"
 EARLIER = "Tue, 14 Nov 2023 22:13:19 GMT"
@@ -435,6 +437,29 @@ async def test_the_same_fields_again_are_answered_as_the_first_time(client):
     counters = client.running.server.counters
     assert sum(counters.statuses.values()) == 13
     assert counters.hits == 12
+
+
+async def test_fields_that_come_again_are_parsed_once(client, monkeypatch):
+    """Also before segments that nobody has asked for yet, or not for a while, of a track that has been opened."""
+    server, parsed = client.running.server, []
+    decide = Connection._decide
+
+    def noted(connection, head, line):
+        parsed.append(line)
+        return decide(connection, head, line)
+
+    monkeypatch.setattr(Connection, "_decide", noted)
+    assert (await client.ask(f"{client.made.url}/v1/init.mp4")).status == 200
+    for _ in range(2):
+        for number in (1, 2, 3):
+            path = f"{client.made.url}/v1/{number}.m4s"
+            assert (await client.ask(path)).body == client.made.segment("v1", number)
+        for known in server.slices.asked.values():
+            known.warm = 0.0
+    assert [line.split()[1].decode() for line in parsed] == [
+        f"{client.made.url}/v1/{n}" for n in ("init.mp4", "1.m4s")
+    ]
+    assert server.counters.hits == 7
 
 
 @pytest.mark.parametrize("target", ["{p}?a b", "{p}?\x01", "{p}?\xff", "{p} ", " {p}", "{p}\t"])

@@ -42,8 +42,8 @@ def cold_file(path: Path, size: int) -> Path:
 def put_anew(running: Running, path: Path) -> None:
     """Replace a file by a copy of which nothing is in memory.
 
-    Forgetting is not certain for what has been sent: the network may keep it for as long as a processor has nothing
-    else to do (skb_attempt_defer_free).
+    Forgetting is not certain for what has been sent: pages were seen to stay for a minute after the client had read
+    and acknowledged all of them.
     """
     copied = path.with_suffix(".copy")
     shutil.copyfile(path, copied)
